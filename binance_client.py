@@ -1,0 +1,505 @@
+"""Reads the public market data of Binance.US: one rate limiter, validated answers, typed errors.
+
+Knows nothing of Redis, refreshes or settings, and writes no log. What it assumes of the exchange
+(weights, limits, statuses, shapes) is from its public REST documentation:
+https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import random
+import re
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPResponse
+from typing import Any, NamedTuple
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+
+_MINUTE_MS = 60_000
+# Only lengths that divide a day: then every open time is a multiple of the length. Not 3d, 1w, 1M.
+TIMEFRAME_MS = {
+    **{f"{n}m": n * _MINUTE_MS for n in (1, 3, 5, 15, 30)},
+    **{f"{n}h": n * 60 * _MINUTE_MS for n in (1, 2, 4, 6, 8, 12)},
+    "1d": 1440 * _MINUTE_MS,
+}
+MAX_CANDLES = 1000  # of one klines answer
+MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
+KLINE_FIELDS = 12
+UNKNOWN_SYMBOL = -1121  # the exchange's error code
+
+WEIGHT_WINDOW_S = 60.0
+REQUESTS_LIMIT, REQUESTS_WINDOW_S = 5000, 300.0
+HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
+LONGEST_HOLD_S = 3 * 86_400  # of the bans that the documentation knows
+
+MAX_ANSWER_BYTES = 10_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
+CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
+MAX_TRIES = 3
+BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
+
+
+class BinanceError(Exception):
+    """What failed: a short `reason`; `symbol`, HTTP `status` and exchange `code` where known.
+
+    The reason does not name the symbol, so that the same reason reads the same for each.
+    """
+
+    def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
+        super().__init__(reason)
+        self.reason, self.symbol, self.status, self.code = reason, "", status, code
+
+    def __str__(self) -> str:
+        return f"{self.symbol}: {self.reason}" if self.symbol else self.reason
+
+
+class Retryable(BinanceError):
+    """A time-out, a broken connection, HTTP 5xx: asking again may help."""
+
+
+class RateLimited(BinanceError):
+    """HTTP 429, 418 or 403, or the own budget is spent: nobody may ask for `retry_in_s` seconds."""
+
+    def __init__(self, reason: str, retry_in_s: float, status: int = 0) -> None:
+        super().__init__(reason, status=status)
+        self.retry_in_s = retry_in_s
+
+
+class Rejected(BinanceError):
+    """Any other 3xx or 4xx (unknown symbol, geo-blocked): asking again will not help."""
+
+
+class BadResponse(BinanceError):
+    """An answer that is not what the documentation promises; nothing of it may be used."""
+
+
+class Stopped(BinanceError):
+    """The program is ending, so nothing is waited for any more."""
+
+
+class Candle(NamedTuple):
+    """`timestamp` is the open time in ms UTC, `volume` is in units of the base coin."""
+
+    timestamp: int
+    open: float
+    high: float
+    low: float
+    close: float
+    volume: float
+
+
+class Ticker(NamedTuple):
+    """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC."""
+
+    price: float
+    change24h: float
+    volume: float
+    timestamp: int
+
+
+# --- how much may be asked ---
+
+
+class _Budget:
+    """At most `limit` units in any `window_s` seconds. Has no lock: RateLimiter's guards it."""
+
+    def __init__(self, limit: int, window_s: float) -> None:
+        self.limit, self.window_s, self.used = limit, window_s, 0
+        self._spent: deque[tuple[float, int]] = deque()  # (free again at, units), oldest first
+
+    def wait_s(self, units: int, now: float) -> float:
+        """Seconds until `units` can be spent; 0.0 if they can now."""
+        while self._spent and self._spent[0][0] <= now:
+            self.used -= self._spent.popleft()[1]
+        used, wait_s = self.used, 0.0
+        for free_at, spent in self._spent:
+            if used + units <= self.limit:
+                break
+            used, wait_s = used - spent, free_at - now
+        return wait_s
+
+    def spend(self, units: int, now: float) -> None:
+        self._spent.append((now + self.window_s, units))
+        self.used += units
+
+
+class RateLimiter:
+    """Keeps all threads within the exchange's limits for an IP address, whoever else shares it:
+    `weight_limit` in any rolling 60 s, 5000 requests in any rolling 300 s.
+
+    Both windows are longer by `travel_s`, the most that may pass between `acquire` and the
+    request's arrival, so that the limits hold by the exchange's own count too. `clock` gives
+    monotonic seconds; `wait(seconds)` sleeps, and returns True if the program is ending.
+    """
+
+    def __init__(
+        self, weight_limit: int = 1200, *, travel_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic, wait: Callable[[float], bool] | None = None,
+    ) -> None:  # fmt: skip
+        self._clock, self._wait = clock, wait or threading.Event().wait
+        # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
+        # workers would both spend the last unit. Nobody waits while holding it.
+        self._lock = threading.Lock()
+        self._weight = _Budget(weight_limit, WEIGHT_WINDOW_S + travel_s)
+        self._requests = _Budget(REQUESTS_LIMIT, REQUESTS_WINDOW_S + travel_s)
+        self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
+
+    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
+        """Wait until a request of `weight` may go out, and charge it.
+
+        Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
+        if the wait was interrupted; then nothing is charged.
+        """
+        if weight > self._weight.limit:
+            raise ValueError(f"weight {weight} never fits a limit of {self._weight.limit}")
+        while True:
+            with self._lock:
+                now = self._clock()
+                held_s, held_by = self._held_until - now, self._held_by
+                budget_s = max(self._weight.wait_s(weight, now), self._requests.wait_s(1, now))
+                if max(held_s, budget_s) <= 0:
+                    self._weight.spend(weight, now)
+                    self._requests.spend(1, now)
+                    return
+            wait_s = max(held_s, budget_s)
+            if now + wait_s >= give_up_at:
+                if held_s > 0:
+                    raise RateLimited(f"on hold after HTTP {held_by}", wait_s, held_by)
+                raise RateLimited("the request budget is spent", wait_s)
+            if self._wait(wait_s):
+                raise Stopped("stopping")
+
+    def observe(self, used_weight: int) -> None:
+        """Take in the weight that the exchange says was used in its current minute.
+
+        What exceeds the own count was spent by another program on this address. It counts for a
+        whole window, which is at least as long as it can matter.
+        """
+        with self._lock:
+            now = self._clock()
+            self._weight.wait_s(0, now)
+            if used_weight > self._weight.used:
+                self._weight.spend(used_weight - self._weight.used, now)
+
+    def hold(self, seconds: float, status: int) -> None:
+        """Let no request out for `seconds`, because the exchange answered with HTTP `status`."""
+        with self._lock:
+            until = self._clock() + seconds
+            if until > self._held_until:
+                self._held_until, self._held_by = until, status
+
+    def state(self) -> tuple[int, float, int]:
+        """(weight used in the window, seconds left of a hold or 0.0, the HTTP status behind it)."""
+        with self._lock:
+            now = self._clock()
+            self._weight.wait_s(0, now)
+            return self._weight.used, max(0.0, self._held_until - now), self._held_by
+
+
+# --- connections on which every answer ends ---
+
+
+class _BoundedAnswer(io.RawIOBase):
+    """The bytes of one answer, which must all arrive within the socket's time-out.
+
+    A socket's own time-out starts anew with every byte: a server that drips headers or body would
+    never meet it. Towards HTTPResponse this passes for the socket.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__()
+        self._sock, self._raw = sock, sock.makefile("rb", buffering=0)
+        self._give_up_at = time.monotonic() + (sock.gettimeout() or 0.0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self._give_up_at - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the answer did not end in time")
+        self._sock.settimeout(left_s)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _bounded_response(sock: Any, **kwargs: Any) -> HTTPResponse:
+    return HTTPResponse(_BoundedAnswer(sock), **kwargs)  # type: ignore[arg-type]
+
+
+class _HTTPConnection(HTTPConnection):
+    response_class: Any = staticmethod(_bounded_response)
+
+
+class _HTTPSConnection(HTTPSConnection):
+    response_class: Any = staticmethod(_bounded_response)
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPSConnection
+
+
+class _BoundedAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+# --- asking ---
+
+
+class BinanceClient:
+    """Public market data of the exchange at `base_url`, for any number of threads.
+
+    They share `limiter`. `timeout_s` bounds the connecting, and then the whole answer; `wait` is
+    as for RateLimiter. All methods raise BinanceError, and begin nothing after `give_up_at`, in
+    monotonic seconds.
+    """
+
+    def __init__(
+        self, base_url: str, limiter: RateLimiter, *, timeout_s: float = 5.0,
+        user_agent: str = "coinex-market-data", wait: Callable[[float], bool] | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._base_url, self._limiter, self._timeout_s = base_url, limiter, timeout_s
+        self._user_agent, self._wall_clock = user_agent, wall_clock
+        self._wait = wait or threading.Event().wait
+        self._local = threading.local()  # a Session is not made to be shared by threads
+
+    def klines(
+        self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
+    ) -> list[Candle]:
+        """The newest `limit` candles, oldest first; the last may still be forming. Weight 1."""
+        params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
+        with _about(symbol):
+            rows = self._get("klines", params, 1, give_up_at)
+            return parse_klines(rows, timeframe, int(self._wall_clock() * 1000))
+
+    def tickers(
+        self, symbols: Sequence[str], give_up_at: float = math.inf
+    ) -> dict[str, Ticker | BadResponse]:
+        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1.
+
+        The exchange rejects the whole call for one symbol that it does not know.
+        """
+        if len(symbols) > MAX_TICKER_SYMBOLS:
+            raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
+        with _about(symbols[0] if len(symbols) == 1 else ""):
+            rows = self._get("ticker/24hr", {"symbols": _list_param(symbols)}, 1, give_up_at)
+            return parse_tickers(rows, symbols, int(self._wall_clock() * 1000))
+
+    def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> dict[str, str]:
+        """The status ("TRADING", "BREAK", ...) of each of `symbols` that is listed. Weight 10;
+        20 if one is not, because then the whole list has to be asked for."""
+        try:
+            info = self._get("exchangeInfo", {"symbols": _list_param(symbols)}, 10, give_up_at)
+        except Rejected as error:
+            if error.code != UNKNOWN_SYMBOL:
+                raise
+            info = self._get("exchangeInfo", {}, 10, give_up_at)
+        try:
+            statuses = {str(entry["symbol"]): str(entry["status"]) for entry in info["symbols"]}
+        except (TypeError, KeyError) as error:
+            raise BadResponse("an exchangeInfo without its list of symbols") from error
+        return {symbol: statuses[symbol] for symbol in symbols if symbol in statuses}
+
+    def server_time(self, give_up_at: float = math.inf) -> int:
+        """The exchange's clock in ms UTC. Weight 1."""
+        answer = self._get("time", {}, 1, give_up_at)
+        if not isinstance(answer, dict) or type(answer.get("serverTime")) is not int:
+            raise BadResponse("no serverTime in the answer")
+        return int(answer["serverTime"])
+
+    def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> Any:
+        """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
+        for tried in range(1, MAX_TRIES + 1):
+            self._limiter.acquire(weight, give_up_at)
+            try:
+                return self._ask(path, params, give_up_at)
+            except RateLimited:
+                if tried == MAX_TRIES:
+                    raise
+                continue  # the limiter waits until the hold is over, or gives up
+            except Retryable:
+                pause_s = BACKOFF_S * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
+                if tried == MAX_TRIES or time.monotonic() + pause_s >= give_up_at:
+                    raise
+            if self._wait(pause_s):
+                raise Stopped("stopping")
+        raise AssertionError("the last try returns or raises")
+
+    def _ask(self, path: str, params: dict[str, str], give_up_at: float) -> Any:
+        """One request. Its answer is read whole, within the bounds of time and size."""
+        timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
+        try:
+            with self._session().get(
+                f"{self._base_url}/api/v3/{path}", params=params, timeout=timeout_s,
+                allow_redirects=False, stream=True,
+            ) as response:  # fmt: skip
+                body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
+        except (requests.RequestException, HTTPError, OSError) as error:
+            raise Retryable(_network_reason(error)) from error
+        self._heed(response)
+        if len(body) > MAX_ANSWER_BYTES:
+            raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
+        if response.status_code != 200:
+            raise _error_of(response, body)
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
+
+    def _session(self) -> requests.Session:
+        """This thread's own session."""
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.headers["User-Agent"] = self._user_agent
+            session.trust_env = False  # no proxy and no .netrc: nobody stands in between
+            session.mount("http://", _BoundedAdapter())
+            session.mount("https://", _BoundedAdapter())
+        return session
+
+    def _heed(self, response: requests.Response) -> None:
+        """Tell the limiter what the exchange says of its limits; RateLimited if it says no."""
+        self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M", 0))
+        status = response.status_code
+        if status in HOLD_S:
+            hold_s = _header_int(response, "Retry-After", HOLD_S[status])
+            hold_s = min(max(1, hold_s), LONGEST_HOLD_S)
+            self._limiter.hold(hold_s, status)
+            raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
+
+
+@contextmanager
+def _about(symbol: str) -> Iterator[None]:
+    """Put `symbol` on what is raised inside."""
+    try:
+        yield
+    except BinanceError as error:
+        error.symbol = symbol
+        raise
+
+
+def _list_param(symbols: Sequence[str]) -> str:
+    return json.dumps(list(symbols), separators=(",", ":"))
+
+
+# --- what the answers say ---
+
+
+def _header_int(response: requests.Response, name: str, default: int) -> int:
+    text = response.headers.get(name, "").strip()
+    return int(text) if re.fullmatch("[0-9]{1,7}", text) else default
+
+
+def _error_of(response: requests.Response, body: bytes) -> BinanceError:
+    """The error for an answer whose status is neither 200 nor a limit."""
+    status = response.status_code
+    if status >= 500:
+        return Retryable(f"HTTP {status}", status=status)
+    if status < 400:
+        location = response.headers.get("Location", "")[:100]
+        return Rejected(f"HTTP {status}: redirects to {location!r}, not followed", status=status)
+    try:
+        answer = json.loads(body)
+        code, message = int(answer["code"]), str(answer["msg"])[:200]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return Rejected(f"HTTP {status}: {_excerpt(body)}", status=status)
+    return Rejected(f"HTTP {status}: {message} (code {code})", status=status, code=code)
+
+
+def _network_reason(error: Exception) -> str:
+    """A short reason without addresses; the libraries wrap the cause several times."""
+    root: BaseException = error
+    while root.__context__ is not None:
+        root = root.__context__
+    if isinstance(root, TimeoutError):
+        connecting = isinstance(error, requests.ConnectTimeout)
+        return "no connection in time" if connecting else "no whole answer in time"
+    return f"connection failed: {getattr(root, 'strerror', None) or root or type(root).__name__}"
+
+
+def _excerpt(body: bytes) -> str:
+    return repr(body[:40].decode("latin-1")) + ("..." if len(body) > 40 else "")
+
+
+_FIVE_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){4}")
+
+
+def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
+    """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
+
+    A row is [open time, open, high, low, close, volume, ...]: an integer, then decimal strings.
+    """
+    if not isinstance(rows, list) or not rows:
+        raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
+    candles: list[Candle] = []
+    previous_ms, step_ms = -1, TIMEFRAME_MS[timeframe]
+    for row in rows:
+        if not isinstance(row, list) or len(row) < KLINE_FIELDS:
+            raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
+        open_ms, numbers = row[0], row[1:6]
+        if type(open_ms) is not int or open_ms % step_ms:
+            raise BadResponse(f"{str(open_ms)[:20]!r} is not the open time of a {timeframe} candle")
+        if open_ms <= previous_ms:
+            raise BadResponse(f"the candles are not in order at {open_ms}")
+        if open_ms > now_ms + CLOCK_SKEW_MS:
+            raise BadResponse(f"candle {open_ms} is from the future, by this machine's clock")
+        texts = all(type(number) is str for number in numbers)
+        if not texts or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
+            raise BadResponse(f"candle {open_ms} is not made of numbers: {str(numbers)[:80]}")
+        candle = Candle(open_ms, *map(float, numbers))
+        _, opened, high, low, close, volume = candle
+        if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
+            raise BadResponse(f"candle {open_ms} contradicts itself: {str(numbers)[:80]}")
+        candles.append(candle)
+        previous_ms = open_ms
+    return candles
+
+
+def parse_tickers(
+    rows: Any, symbols: Sequence[str], now_ms: int
+) -> dict[str, Ticker | BadResponse]:
+    """Of a ticker/24hr answer the ticker of each of `symbols`, or what is wrong with it."""
+    if not isinstance(rows, list):
+        raise BadResponse("not a list of tickers")
+    by_symbol = {str(row.get("symbol")): row for row in rows if isinstance(row, dict)}
+    return {symbol: _parse_ticker(by_symbol.get(symbol), now_ms) for symbol in symbols}
+
+
+def _parse_ticker(row: Any, now_ms: int) -> Ticker | BadResponse:
+    if row is None:
+        return BadResponse("not in the answer")
+    try:
+        figures = [float(row[key]) for key in ("lastPrice", "priceChangePercent", "volume")]
+        close_ms = row["closeTime"]
+    except (KeyError, TypeError, ValueError) as error:
+        return BadResponse(f"a ticker without its numbers: {error!r}")
+    price, change24h, volume = figures
+    if not (all(map(math.isfinite, figures)) and price > 0 and volume >= 0):
+        return BadResponse(f"a ticker that cannot be: {figures}")
+    if type(close_ms) is not int or not 0 < close_ms <= now_ms + CLOCK_SKEW_MS:
+        return BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
+    return Ticker(price, change24h, volume, close_ms)

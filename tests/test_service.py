@@ -1,0 +1,431 @@
+"""`python market_data.py` itself, on a real Redis and the simulated exchange, over sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+from demo.exchange import Exchange
+from redis_log import connect, read_log
+from tests.conftest import ROOT, RedisServer, Service, free_port, until
+
+Start = Callable[..., Service]
+SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT,ADAUSDT,DOGEUSDT,AVAXUSDT,LINKUSDT,DOTUSDT,LTCUSDT"
+FAST = {"TIMEFRAMES": "5m:2:6,1h:3:8,4h:4:10", "REQUEST_TIMEOUT": "1", "SYMBOLS": SYMBOLS}
+TTL_S = {"5m": 120, "1h": 300, "4h": 600}
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "market_data.py"), *arguments],
+        capture_output=True, text=True, timeout=30,
+        env={"PATH": os.environ["PATH"], "HEALTH_PORT": str(free_port()), **environ},
+    )  # fmt: skip
+
+
+def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
+    found: Any = client.keys(pattern)
+    return sorted(found)
+
+
+def expires_at(client: redis.Redis, key: str) -> float:
+    """Epoch seconds."""
+    left_ms: Any = client.pttl(key)
+    return time.time() + left_ms / 1000
+
+
+def klines_after(exchange: Exchange, at: float) -> list[Any]:
+    return [r for r in exchange.requests if r.at > at and r.path.endswith("klines")]
+
+
+def heard_by(client: redis.Redis) -> Any:
+    """A subscription to all refreshes that is known to be in place."""
+    subscription: Any = client.pubsub()
+    subscription.psubscribe("market:update:*")
+    assert subscription.get_message(timeout=5)["type"] == "psubscribe"
+    return subscription
+
+
+def next_update(subscription: Any, within_s: float = 10) -> tuple[str, dict[str, Any]]:
+    message = until(lambda: subscription.get_message(timeout=0.1), within_s, what="a publish")
+    return message["channel"], json.loads(message["data"])
+
+
+class TestFill:
+    def test_everything_is_there_logged_heard_and_lean(
+        self, start_service: Start, redis_server: RedisServer, exchange: Exchange
+    ) -> None:
+        client = redis_server.client
+        heard = heard_by(redis_server.client)
+        service = start_service()
+        body = service.wait_for("ok")
+        channels = [next_update(heard)[0] for _ in range(4)]
+        assert sorted(channels) == [f"market:update:{x}" for x in ("1h", "4h", "5m", "all")]
+        assert channels[-1] == "market:update:all"
+
+        ohlcv, prices = keys(client, "market:ohlcv:*"), keys(client, "market:price:*")
+        assert (len(ohlcv), len(prices)) == (87, 29)
+        for key in ohlcv:
+            candles: Any = json.loads(str(client.get(key)))
+            ttl_s, left_ms = TTL_S[key.split(":")[-1]], client.pttl(key)
+            assert len(candles) == 500 and ttl_s - 30 < left_ms / 1000 <= ttl_s
+        assert all(30_000 < client.pttl(key) <= 60_000 for key in prices)
+
+        kinds = Counter(entry["type"] for entry in read_log(client, 1000))
+        assert kinds == {"cache_write": 87 + 29, "publish": 4}
+        logged = {e["channel"] for e in read_log(client, 1000) if e["type"] == "cache_write"}
+        assert logged == {*ohlcv, *prices}
+
+        assert body["problems"] == {} and body["unknown_symbols"] == []
+        for name in ("5m", "1h", "4h"):
+            part = body["timeframes"][name]
+            assert (part["fresh"], part["candles"], part["failing"]) == (29, 14500, {})
+        assert until(lambda: service.health()[1]["redis"]["message_log_length"] == 120, 5)
+        memory = psutil.Process(service.process.pid)
+        assert memory.memory_info().rss < 80e6
+        assert service.stop() == (0, pytest.approx(1, abs=1))
+
+    def test_a_steady_refresh_is_one_round_trip_and_three_candles(
+        self, start_service: Start, redis_server: RedisServer, exchange: Exchange
+    ) -> None:
+        """Over 12 s, in which ten symbols refresh 6 times in 5m, 4 in 1h and 3 in 4h."""
+        service = start_service(TIMEFRAMES="5m:2:60,1h:3:80,4h:4:90", SYMBOLS=SYMBOLS)
+        service.wait_for("ok")
+        commands: Counter[str] = Counter()
+        began = time.time() // 1 + 2  # half a second from any tick, and past the listing's look
+        time.sleep(began - time.time())
+        before = [len(service.lines(f"refresh timeframe={name}")) for name in ("5m", "1h", "4h")]
+        with redis_server.client.monitor() as monitor:
+            while time.time() < began + 12:
+                commands[monitor.next_command()["command"].split()[0]] += 1
+        after = [len(service.lines(f"refresh timeframe={name}")) for name in ("5m", "1h", "4h")]
+        refreshes, with_prices = sum(after) - sum(before), after[0] - before[0]
+        assert refreshes >= 12
+        assert commands["MULTI"] == commands["EXEC"] <= refreshes  # what coincides goes together
+        assert commands["SET"] == 10 * (refreshes + with_prices)
+        assert commands["SET"] + commands["PUBLISH"] == commands["XADD"]
+        assert set(commands) <= {"MULTI", "EXEC", "SET", "XADD", "PUBLISH", "EXISTS", "XLEN",
+                                 "HELLO", "CLIENT", "MONITOR"}  # fmt: skip
+        requests = [request for request in exchange.requests if request.at > began]
+        assert {request.weight for request in requests} == {1}
+        limits = Counter(request.limit for request in klines_after(exchange, began))
+        assert set(limits) <= {3, 4} and limits[3] >= 10 * (refreshes - 3)
+        assert len(requests) == 10 * refreshes + with_prices
+
+
+class TestFreshness:
+    def test_a_close_is_in_redis_within_1500_ms_of_a_real_boundary(
+        self, start_service: Start, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        """Waits for the next full minute; the exchange answers after 50 ms."""
+        with Exchange(latency_ms=50) as exchange:
+            service = start_service(TIMEFRAMES="1m:10:60,5m:30:120", BINANCE_BASE_URL=exchange.url)
+            service.wait_for("ok")
+            heard = heard_by(redis_server.client)
+            boundary = (time.time() // 60 + 1) * 60
+            while time.time() < boundary:
+                heard.get_message(timeout=0.05)
+            name, update = next_update(heard)
+            while name != "market:update:1m":
+                name, update = next_update(heard)
+            assert time.time() - boundary < 1.5
+            assert len(update["symbols"]) == 29
+            for symbol in update["symbols"]:
+                candles = json.loads(str(redis_server.client.get(f"market:ohlcv:{symbol}:1m")))
+                closed = [c for c in candles if c["timestamp"] == (boundary - 60) * 1000]
+                [truth] = [r for r in exchange.klines(symbol, "1m", 3)
+                           if r[0] == (boundary - 60) * 1000]  # fmt: skip
+                assert list(closed[0].values())[1:] == [float(text) for text in truth[1:6]]
+
+
+class TestExchangeGone:
+    def test_keys_expire_and_health_says_so_and_all_comes_back(
+        self, start_service: Start, redis_server: RedisServer, exchange: Exchange
+    ) -> None:
+        client = redis_server.client
+        service = start_service(**FAST)
+        service.wait_for("ok")
+        exchange.stop()
+        gone_at = time.monotonic()
+        service.wait_for("degraded", 6)
+        service.wait_for("down", 10)
+        until(lambda: not keys(client, "market:ohlcv:*"), 12, what="candles expire at their TTL")
+        assert time.monotonic() - gone_at < 10 + 4 + 1  # a last refresh may have been under way
+        assert service.health()[0] == 503
+        lines = service.lines("fetch_failing")
+        assert 4 <= len(lines) <= 8  # 3 timeframes and prices; reasons may differ at the break
+        time.sleep(5)
+        assert len(service.lines("fetch_failing")) == len(lines)  # nothing more at each cycle
+        exchange.start()
+        body = service.wait_for("ok", 8)
+        assert all(part["fresh"] == 10 for part in body["timeframes"].values())
+        assert len(keys(client, "market:ohlcv:*")) == 30
+        assert service.lines("fetch_mended")
+
+
+class TestRedisGone:
+    def test_killed_and_restarted_empty(
+        self, start_service: Start, redis_server: RedisServer, exchange: Exchange
+    ) -> None:
+        service = start_service()
+        service.wait_for("ok")
+        before = {key: expires_at(redis_server.client, key) for key in keys(redis_server.client)}
+        redis_server.kill()
+        body = service.wait_for("down", 5)
+        assert "redis" in body["problems"] and not body["redis"]["up"]
+        fetched = len(exchange.requests)
+        until(lambda: len(exchange.requests) > fetched + 29, 35, what="fetching goes on")
+        until(lambda: len(service.lines("event=refresh timeframe=5m")) >= 2, 35)
+        redis_server.start()
+        back_at = time.monotonic()
+        heard = heard_by(redis_server.client)
+        until(lambda: len(keys(redis_server.client)) == 116, 5, what="all keys are back")
+        assert time.monotonic() - back_at < 5
+        for key, expired_at in before.items():
+            if key.endswith(":4h"):  # not refreshed meanwhile
+                assert expires_at(redis_server.client, key) == pytest.approx(expired_at, abs=0.01)
+        updates = []
+        while message := heard.get_message(timeout=1.5):
+            updates.append(message["channel"])
+        assert updates.count("market:update:5m") <= 1  # once, unless it was before we listened
+        published = [e["channel"] for e in read_log(redis_server.client, 500, "publish")]
+        assert published.count("market:update:5m") == 1
+        service.wait_for("ok")
+        assert len(service.lines("event=redis_failing")) == 1
+        assert len(service.lines("event=redis_mended")) == 1
+
+    def test_emptied_while_it_runs(self, start_service: Start, redis_server: RedisServer) -> None:
+        service = start_service()
+        service.wait_for("ok")
+        redis_server.client.flushall()
+        until(lambda: len(keys(redis_server.client)) == 116, 5, what="all keys are back")
+        assert service.lines("event=keys_missing")
+
+    def test_a_start_without_redis_fills_it_when_it_comes(
+        self, start_service: Start, redis_server: RedisServer
+    ) -> None:
+        redis_server.kill()
+        service = start_service()
+        service.wait_for("down")
+        redis_server.start()
+        service.wait_for("ok", 5)
+        assert len(keys(redis_server.client)) == 116
+
+
+class TestLimits:
+    @pytest.mark.parametrize(("kind", "status"), [("hold", 429), ("ban", 418)])
+    def test_not_one_request_while_held(
+        self, start_service: Start, redis_server: RedisServer, exchange: Exchange,
+        kind: str, status: int,
+    ) -> None:  # fmt: skip
+        service = start_service(TIMEFRAMES="5m:10:30,1h:12:40,4h:14:50", SYMBOLS=SYMBOLS)
+        service.wait_for("ok")
+        exchange.fault(kind, seconds=7)
+        began = until(
+            lambda: [r.at for r in exchange.requests if r.status == status], 12, what="the limit"
+        )[0]
+        until(lambda: "exchange" in service.health()[1]["problems"], 3, what="it is in /health")
+        _, body = service.health()
+        assert body["status"] == "degraded" and body["exchange"]["hold_until"]
+        assert f"after HTTP {status}" in body["problems"]["exchange"]
+        until(lambda: [r for r in exchange.requests if r.at > began + 7], 15, what="requests again")
+        # Those on their way when the first refusal was sent could not know of it.
+        between = [r for r in exchange.requests if began + 0.3 < r.at < began + 7]
+        assert between == []
+        service.wait_for("ok")
+        lines = service.lines("event=exchange_")
+        assert len(lines) == 2 and f"after HTTP {status}" in lines[0] and "mended" in lines[1]
+
+
+class TestEnd:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("after_s", [0.6, 1.0, 3.0])
+    def test_signals_end_it_cleanly_at_any_moment(
+        self, start_service: Start, number: int, after_s: float
+    ) -> None:
+        service = start_service()
+        time.sleep(after_s)
+        until(lambda: service.lines("event=start"), 10)
+        code, seconds = service.stop(number)
+        assert code == 0 and seconds < 5
+        assert not service.lines("Traceback")
+
+    def test_within_5_s_from_a_silent_exchange_and_a_hold(
+        self, start_service: Start, exchange: Exchange
+    ) -> None:
+        exchange.fault("silent")
+        service = start_service()
+        until(lambda: exchange.requests, 10)
+        code, seconds = service.stop()
+        assert code == 0 and seconds < 5
+        exchange.clear()
+        exchange.fault("ban", seconds=600)
+        service = start_service()
+        until(lambda: service.lines("event=exchange_failing"), 10)
+        code, seconds = service.stop()
+        assert code == 0 and seconds < 5
+
+    def test_within_5_s_from_a_paused_redis(
+        self, start_service: Start, redis_server: RedisServer
+    ) -> None:
+        service = start_service()
+        service.wait_for("ok")
+        redis_server.pause()
+        service.wait_for("down", 10)
+        code, seconds = service.stop()
+        redis_server.resume()
+        assert code == 0 and seconds < 5
+
+
+class TestSystemd:
+    def test_ready_status_watchdog_and_stopping(self, start_service: Start, tmp_path: Path) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(tmp_path / "notify"))
+            listener.settimeout(10)
+            service = start_service(NOTIFY_SOCKET=str(tmp_path / "notify"))
+            said: list[str] = []
+            while "READY=1" not in said:
+                said = listener.recv(1000).decode().split("\n")
+            assert "WATCHDOG=1" in said
+            assert "STATUS=ok: of 29 symbols fresh 5m=29 1h=29 4h=29" in said
+            service.process.terminate()
+            while said != ["STOPPING=1"]:
+                said = listener.recv(1000).decode().split("\n")
+
+    def test_not_ready_before_the_first_fill(
+        self, start_service: Start, exchange: Exchange, tmp_path: Path
+    ) -> None:
+        exchange.fault("silent")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(tmp_path / "notify"))
+            listener.settimeout(10)
+            start_service(NOTIFY_SOCKET=str(tmp_path / "notify"))
+            for _ in range(3):
+                said = listener.recv(1000).decode()
+                assert "READY" not in said and "WATCHDOG=1" in said and "STATUS=starting" in said
+
+    def test_a_syslog_priority_in_front_where_stdout_is_the_journal(self, tmp_path: Path) -> None:
+        log = tmp_path / "journal"
+        with log.open("w") as file:
+            stat = os.fstat(file.fileno())
+            environ = {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}", "HEALTH_PORT": "0",
+                       "BINANCE_BASE_URL": "http://127.0.0.1:1",
+                       "REDIS_URL": "redis://127.0.0.1:1/0"}  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "market_data.py")], stdout=file, env=environ
+            )
+        until(lambda: "event=redis_failing" in log.read_text(), 10)
+        process.terminate()
+        assert process.wait(10) == 0
+        lines = log.read_text().splitlines()
+        assert lines[0].startswith("<6>event=start ")
+        assert any(line.startswith("<4>event=redis_failing ") for line in lines)
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("BINANCE_BASE_URL", "https://api.binance.com"), ("SYMBOLS", ""),
+         ("HEALTH_PORT", "http"), ("CANDLE_LIMIT", "5000"), ("TIMEFRAMES", "7m:30:120"),
+         ("REDIS_URL", "localhost")],
+    )  # fmt: skip
+    def test_a_bad_setting_is_exit_2_and_one_line(self, name: str, value: str) -> None:
+        done = run(**{name: value})
+        assert done.returncode == 2 and done.stdout == ""
+        assert re.fullmatch(rf"market_data: {name}='{value}': must be .+\n", done.stderr)
+
+    def test_a_port_in_use_is_one_line(self, redis_server: RedisServer) -> None:
+        done = run(HEALTH_PORT=str(redis_server.port), REDIS_URL=redis_server.url)
+        assert done.returncode == 1
+        assert re.fullmatch(r"market_data: .*HEALTH_PORT.*in use\n", done.stderr)
+
+    def test_once(self, redis_server: RedisServer, exchange: Exchange) -> None:
+        environ = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url}
+        done = run("--once", **environ)
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"^4h +29 of 29 +14500$", done.stdout, re.MULTILINE)
+        assert len(keys(redis_server.client)) == 116
+        exchange.fault("html", symbol="ETHUSDT", path="klines")
+        done = run("--once", **environ)
+        assert done.returncode == 1
+        assert re.search(r"^5m +28 of 29 +14000  ETHUSDT: .*not JSON", done.stdout, re.MULTILINE)
+
+    def test_once_without_redis(self, exchange: Exchange) -> None:
+        done = run("--once", BINANCE_BASE_URL=exchange.url, REDIS_URL="redis://127.0.0.1:1/0")
+        assert done.returncode == 1 and "NOT in Redis" in done.stdout
+        assert "Traceback" not in done.stderr
+
+    def test_check(self, redis_server: RedisServer, exchange: Exchange) -> None:
+        environ = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url}
+        done = run("--check", **environ)
+        assert (done.returncode, done.stdout.count("FAIL")) == (0, 0), done.stdout
+        exchange.halt("OPUSDT")
+        done = run("--check", SYMBOLS="BTCUSDT,OPUSDT,FOOUSDT", **environ)
+        assert done.returncode == 1
+        assert "OPUSDT is BREAK" in done.stdout and "FOOUSDT is unknown" in done.stdout
+        assert redis_server.client.dbsize() == 0
+
+    def test_check_of_nothing_there(self) -> None:
+        nowhere = {"BINANCE_BASE_URL": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
+        done = run("--check", **nowhere)
+        assert done.returncode == 1 and done.stdout.count("FAIL") == 2 and done.stderr == ""
+
+    def test_version_and_help(self) -> None:
+        assert re.fullmatch(r"coinex-market-data \d+\.\d+\.\d+\n", run("--version").stdout)
+        assert "--embedded-redis" in run("--help").stdout
+        assert run("--once", "--check").returncode == 2
+
+
+class TestEmbeddedRedis:
+    def test_starts_says_so_and_leaves_nothing(
+        self, start_service: Start, tmp_path: Path
+    ) -> None:
+        port = free_port()
+        url = f"redis://:s3cret@127.0.0.1:{port}/0"
+        service = start_service("--embedded-redis", REDIS_URL=url, TMPDIR=str(tmp_path))
+        service.wait_for("ok")
+        [server] = psutil.Process(service.process.pid).children()
+        assert len(keys(connect(url))) == 116
+        with pytest.raises(redis.AuthenticationError):
+            connect(f"redis://127.0.0.1:{port}/0").ping()
+        assert not any("s3cret" in word for word in server.cmdline())
+        [line] = service.lines("event=embedded_redis ")
+        assert "lost on exit" in line and "s3cret" not in service.log.read_text()
+        assert service.stop(signal.SIGINT)[0] == 0
+        assert not server.is_running()
+        assert not list(tmp_path.glob("coinex-redis-*"))
+
+    def test_does_not_outlive_a_killed_service(self, start_service: Start) -> None:
+        url = f"redis://127.0.0.1:{free_port()}/0"
+        service = start_service("--embedded-redis", REDIS_URL=url)
+        service.wait_for("ok")
+        [server] = psutil.Process(service.process.pid).children()
+        service.process.kill()
+        service.process.wait()
+        until(lambda: not server.is_running() or server.status() == "zombie", 5)
+
+    def test_uses_what_listens_already(
+        self, start_service: Start, redis_server: RedisServer
+    ) -> None:
+        service = start_service("--embedded-redis")
+        service.wait_for("ok")
+        assert service.lines("embedded_redis_not_needed")
+        assert psutil.Process(service.process.pid).children() == []
+
+    def test_only_on_loopback(self) -> None:
+        done = run("--embedded-redis", REDIS_URL="redis://10.1.2.3:6379/0")
+        assert done.returncode == 1 and "127.0.0.1" in done.stderr
