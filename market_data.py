@@ -519,7 +519,7 @@ class MarketData:
         except BinanceError as error:
             return {key: error}
         # At random after the first time, so that not all are read whole in one refresh.
-        reread_at = asked_at + HOURLY_S * (1 if held else random.random())
+        reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         return {key: Series(*encode(candles), asked_at, timeframe.ttl_s, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:

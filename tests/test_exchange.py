@@ -387,7 +387,7 @@ def test_who_goes_on_after_429_is_banned_for_longer_each_time(clock: Clock) -> N
 
 
 def test_a_connection_is_reused(exchange: Exchange) -> None:
-    connection = http.client.HTTPConnection(*urlsplit(exchange.url).netloc.split(":"), timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(exchange.url).netloc, timeout=10)
     with closing(connection):
         ports = set()
         for path in ("/api/v3/ping", "/api/v3/nope", "/sim/requests", "/api/v3/klines?x=1"):

@@ -1,0 +1,68 @@
+# `make` alone says what there is. Everything is installed into .venv, once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UNIT := coinex-market-data.service
+UNITS := $(HOME)/.config/systemd/user
+DIR := $(patsubst $(HOME)/%,%h/%,$(CURDIR))
+
+.PHONY: help demo run check test lint install uninstall clean
+.DEFAULT_GOAL := help
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.dev ## the whole system against a simulated exchange; no network, no Redis needed
+	@$(BIN)/python -m demo
+
+run: $(VENV)/.dev ## the real service in the foreground, with a private Redis if none runs
+	@$(BIN)/python market_data.py --embedded-redis
+
+check: $(VENV)/.runtime ## are settings, Redis, the exchange and all symbols right?
+	@$(BIN)/python market_data.py --check
+
+test: lint ## ruff, mypy and all tests, on a real Redis and a simulated exchange
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev ## ruff and mypy alone
+	$(BIN)/ruff check .
+	$(BIN)/mypy *.py demo
+
+install: $(VENV)/.runtime ## install, enable and start the systemd user unit
+	@mkdir -p $(UNITS)
+	@sed 's|@DIR@|$(DIR)|' $(UNIT) > $(UNITS)/$(UNIT)
+	@systemctl --user daemon-reload
+	@systemctl --user enable --quiet $(UNIT)
+	@systemctl --user restart $(UNIT)
+	@echo "Installed and started. See it with:"
+	@echo "  systemctl --user status coinex-market-data"
+	@echo "  journalctl --user -u coinex-market-data -f"
+	@echo "  curl -s http://127.0.0.1:8895/health"
+	@echo "Settings: ~/.config/coinex-market-data.env, then systemctl --user restart coinex-market-data"
+	@loginctl show-user "$$(id -un)" --property=Linger 2>/dev/null | grep -q yes || \
+		echo "It ends when you log out, unless you say: loginctl enable-linger"
+
+uninstall: ## stop the unit and take it away; settings and .venv stay
+	-@systemctl --user disable --now $(UNIT)
+	@rm -f $(UNITS)/$(UNIT)
+	@systemctl --user daemon-reload
+	@echo "Uninstalled."
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(BIN)/python
+	@echo "Installing what the service needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt requirements.txt | $(BIN)/python
+	@echo "Installing what demo and tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@ $(VENV)/.runtime
