@@ -12,7 +12,6 @@ import json
 import math
 import random
 import re
-import socket
 import threading
 import time
 from collections import deque
@@ -23,7 +22,6 @@ from typing import Any, NamedTuple
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
@@ -39,8 +37,7 @@ MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
 KLINE_FIELDS = 12
 UNKNOWN_SYMBOL = -1121  # the exchange's error code
 
-WEIGHT_WINDOW_S = 60.0
-REQUESTS_LIMIT, REQUESTS_WINDOW_S = 5000, 300.0
+REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
 LONGEST_HOLD_S = 3 * 86_400  # of the bans that the documentation knows
 
@@ -51,10 +48,8 @@ BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
 
 
 class BinanceError(Exception):
-    """What failed: a short `reason`; `symbol`, HTTP `status` and exchange `code` where known.
-
-    The reason does not name the symbol, so that the same reason reads the same for each.
-    """
+    """What failed: a short `reason`, and HTTP `status` and exchange `code` where known. str() also
+    names the `symbol`; the reason does not, so that equal reasons are equal."""
 
     def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
         super().__init__(reason)
@@ -136,11 +131,11 @@ class _Budget:
 
 class RateLimiter:
     """Keeps all threads within the exchange's limits for an IP address, whoever else shares it:
-    `weight_limit` in any rolling 60 s, 5000 requests in any rolling 300 s.
+    `weight_limit` in any rolling 60 s, and 5000 requests in any rolling 300 s.
 
-    Both windows are longer by `travel_s`, the most that may pass between `acquire` and the
-    request's arrival, so that the limits hold by the exchange's own count too. `clock` gives
-    monotonic seconds; `wait(seconds)` sleeps, and returns True if the program is ending.
+    `travel_s`, the longest way of a request from `acquire` to the exchange, lengthens the windows,
+    so that they hold by the exchange's count too. `clock` gives monotonic seconds; `wait(seconds)`
+    sleeps, and returns True if the program is ending.
     """
 
     def __init__(
@@ -151,8 +146,8 @@ class RateLimiter:
         # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
         # workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
-        self._weight = _Budget(weight_limit, WEIGHT_WINDOW_S + travel_s)
-        self._requests = _Budget(REQUESTS_LIMIT, REQUESTS_WINDOW_S + travel_s)
+        self._weight = _Budget(weight_limit, 60 + travel_s)
+        self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
     def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
@@ -181,10 +176,8 @@ class RateLimiter:
                 raise Stopped("stopping")
 
     def observe(self, used_weight: int) -> None:
-        """Take in the weight that the exchange says was used in its current minute.
-
-        What exceeds the own count was spent by another program on this address. It counts for a
-        whole window, which is at least as long as it can matter.
+        """Take in the weight that the exchange says was used in its current minute. What exceeds
+        the own count was another program's, and is charged for a window: as long as it can matter.
         """
         with self._lock:
             now = self._clock()
@@ -211,16 +204,16 @@ class RateLimiter:
 
 
 class _BoundedAnswer(io.RawIOBase):
-    """The bytes of one answer, which must all arrive within the socket's time-out.
+    """One answer, which must arrive whole within the socket's time-out. That alone starts anew
+    with every byte, so a server that drips headers or body would never meet it.
 
-    A socket's own time-out starts anew with every byte: a server that drips headers or body would
-    never meet it. Towards HTTPResponse this passes for the socket.
+    HTTPResponse takes this for the socket.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: Any) -> None:
         super().__init__()
         self._sock, self._raw = sock, sock.makefile("rb", buffering=0)
-        self._give_up_at = time.monotonic() + (sock.gettimeout() or 0.0)
+        self._give_up_at = time.monotonic() + sock.gettimeout()
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -233,37 +226,32 @@ class _BoundedAnswer(io.RawIOBase):
         if left_s <= 0:
             raise TimeoutError("the answer did not end in time")
         self._sock.settimeout(left_s)
-        return self._raw.readinto(buffer)
+        read: int | None = self._raw.readinto(buffer)
+        return read
 
     def close(self) -> None:
         self._raw.close()
         super().close()
 
 
-def _bounded_response(sock: Any, **kwargs: Any) -> HTTPResponse:
-    return HTTPResponse(_BoundedAnswer(sock), **kwargs)  # type: ignore[arg-type]
+def _bounded(sock: Any, **kwargs: Any) -> HTTPResponse:
+    answer: Any = _BoundedAnswer(sock)
+    return HTTPResponse(answer, **kwargs)
 
 
 class _HTTPConnection(HTTPConnection):
-    response_class: Any = staticmethod(_bounded_response)
+    response_class: Any = staticmethod(_bounded)
 
 
 class _HTTPSConnection(HTTPSConnection):
-    response_class: Any = staticmethod(_bounded_response)
-
-
-class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTPConnection
-
-
-class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPSConnection
+    response_class: Any = staticmethod(_bounded)
 
 
 class _BoundedAdapter(HTTPAdapter):
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        self.poolmanager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = _HTTPSConnection if pool.scheme == "https" else _HTTPConnection
+        return pool
 
 
 # --- asking ---
@@ -294,7 +282,7 @@ class BinanceClient:
         params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
         with _about(symbol):
             rows = self._get("klines", params, 1, give_up_at)
-            return parse_klines(rows, timeframe, int(self._wall_clock() * 1000))
+            return parse_klines(rows, timeframe, self._now_ms())
 
     def tickers(
         self, symbols: Sequence[str], give_up_at: float = math.inf
@@ -305,9 +293,9 @@ class BinanceClient:
         """
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
-        with _about(symbols[0] if len(symbols) == 1 else ""):
+        with _about(",".join(symbols)):
             rows = self._get("ticker/24hr", {"symbols": _list_param(symbols)}, 1, give_up_at)
-            return parse_tickers(rows, symbols, int(self._wall_clock() * 1000))
+            return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> dict[str, str]:
         """The status ("TRADING", "BREAK", ...) of each of `symbols` that is listed. Weight 10;
@@ -330,6 +318,9 @@ class BinanceClient:
         if not isinstance(answer, dict) or type(answer.get("serverTime")) is not int:
             raise BadResponse("no serverTime in the answer")
         return int(answer["serverTime"])
+
+    def _now_ms(self) -> int:
+        return int(self._wall_clock() * 1000)
 
     def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> Any:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
@@ -419,14 +410,12 @@ def _error_of(response: requests.Response, body: bytes) -> BinanceError:
     status = response.status_code
     if status >= 500:
         return Retryable(f"HTTP {status}", status=status)
-    if status < 400:
-        location = response.headers.get("Location", "")[:100]
-        return Rejected(f"HTTP {status}: redirects to {location!r}, not followed", status=status)
     try:
         answer = json.loads(body)
         code, message = int(answer["code"]), str(answer["msg"])[:200]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return Rejected(f"HTTP {status}: {_excerpt(body)}", status=status)
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        what = "redirects are not followed" if status < 400 else _excerpt(body)
+        return Rejected(f"HTTP {status}: {what}", status=status)
     return Rejected(f"HTTP {status}: {message} (code {code})", status=status, code=code)
 
 
@@ -461,19 +450,20 @@ def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
         if not isinstance(row, list) or len(row) < KLINE_FIELDS:
             raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
         open_ms, numbers = row[0], row[1:6]
+        name = f"candle {str(open_ms)[:20]}"
         if type(open_ms) is not int or open_ms % step_ms:
-            raise BadResponse(f"{str(open_ms)[:20]!r} is not the open time of a {timeframe} candle")
+            raise BadResponse(f"{name}: not the open time of a {timeframe} candle")
         if open_ms <= previous_ms:
-            raise BadResponse(f"the candles are not in order at {open_ms}")
+            raise BadResponse(f"{name}: not in order")
         if open_ms > now_ms + CLOCK_SKEW_MS:
-            raise BadResponse(f"candle {open_ms} is from the future, by this machine's clock")
+            raise BadResponse(f"{name}: from the future, by this machine's clock")
         texts = all(type(number) is str for number in numbers)
         if not texts or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
-            raise BadResponse(f"candle {open_ms} is not made of numbers: {str(numbers)[:80]}")
+            raise BadResponse(f"{name}: not made of numbers: {str(numbers)[:80]}")
         candle = Candle(open_ms, *map(float, numbers))
         _, opened, high, low, close, volume = candle
         if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
-            raise BadResponse(f"candle {open_ms} contradicts itself: {str(numbers)[:80]}")
+            raise BadResponse(f"{name}: contradicts itself: {str(numbers)[:80]}")
         candles.append(candle)
         previous_ms = open_ms
     return candles
@@ -486,17 +476,15 @@ def parse_tickers(
     if not isinstance(rows, list):
         raise BadResponse("not a list of tickers")
     by_symbol = {str(row.get("symbol")): row for row in rows if isinstance(row, dict)}
-    return {symbol: _parse_ticker(by_symbol.get(symbol), now_ms) for symbol in symbols}
+    return {symbol: _parse_ticker(by_symbol.get(symbol, {}), now_ms) for symbol in symbols}
 
 
 def _parse_ticker(row: Any, now_ms: int) -> Ticker | BadResponse:
-    if row is None:
-        return BadResponse("not in the answer")
     try:
-        figures = [float(row[key]) for key in ("lastPrice", "priceChangePercent", "volume")]
+        figures = [float(row[name]) for name in ("lastPrice", "priceChangePercent", "volume")]
         close_ms = row["closeTime"]
-    except (KeyError, TypeError, ValueError) as error:
-        return BadResponse(f"a ticker without its numbers: {error!r}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        return BadResponse(f"a ticker without its numbers: {error!r}"[:100])
     price, change24h, volume = figures
     if not (all(map(math.isfinite, figures)) and price > 0 and volume >= 0):
         return BadResponse(f"a ticker that cannot be: {figures}")

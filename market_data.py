@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -41,20 +41,9 @@ from urllib.parse import urlsplit
 
 import redis
 
+import binance_client as binance
 import redis_log
-from binance_client import (
-    MAX_CANDLES,
-    MAX_TICKER_SYMBOLS,
-    TIMEFRAME_MS,
-    UNKNOWN_SYMBOL,
-    BinanceClient,
-    BinanceError,
-    Candle,
-    RateLimiter,
-    Retryable,
-    Stopped,
-    Ticker,
-)
+from binance_client import BinanceError, Candle, Ticker
 from health import HealthServer
 from redis_log import LoggedRedis, iso_ms, redact
 
@@ -101,6 +90,11 @@ def event(level: int, name: str, **fields: object) -> None:
     log.log(level, " ".join(line))
 
 
+def log_bug(error: Exception) -> None:
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    event(logging.ERROR, "bug", error=repr(error), where=f"{Path(at.filename).name}:{at.lineno}")
+
+
 class _LineFormatter(logging.Formatter):
     """Puts a syslog priority first if stdout is the journal, else time and level."""
 
@@ -134,16 +128,11 @@ class Timeframe(NamedTuple):
     ttl_s: int
 
 
-def _number(text: str, low: float, high: float) -> float:
-    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
-        raise ValueError(f"must be a number from {low:g} to {high:g}")
-    return float(text)
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-        raise ValueError(f"must be a whole number from {low} to {high}")
-    return int(text)
+def _number(text: str, low: float, high: float, kind: type[int] | type[float] = int) -> float:
+    pattern = r"[0-9]{1,9}" if kind is int else r"[0-9]{1,9}(\.[0-9]{1,9})?"
+    if not re.fullmatch(pattern, text) or not low <= float(text) <= high:
+        raise ValueError(f"must be a {'whole ' * (kind is int)}number from {low} to {high}")
+    return kind(text)
 
 
 def _text(text: str, pattern: str, accepted: str) -> str:
@@ -190,10 +179,11 @@ def _timeframes(text: str) -> tuple[Timeframe, ...]:
     timeframes: list[Timeframe] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\w+):([0-9]{1,5}):([0-9]{1,5})", part.strip(), re.ASCII)
-        if not found or found[1] not in TIMEFRAME_MS or found[1] in [t.name for t in timeframes]:
+        names = [timeframe.name for timeframe in timeframes]
+        if not found or found[1] not in binance.TIMEFRAME_MS or found[1] in names:
             raise ValueError(
                 "must be name:refresh:TTL in seconds, each name once, like 5m:30:120,1h:120:300; "
-                f"names are {' '.join(TIMEFRAME_MS)}"
+                f"names are {' '.join(binance.TIMEFRAME_MS)}"
             )
         timeframes.append(Timeframe(found[1], int(found[2]), int(found[3])))
         if not 1 <= timeframes[-1].refresh_s < timeframes[-1].ttl_s:
@@ -241,19 +231,19 @@ class Settings:
             redis_url=read("REDIS_URL", redis_log.DEFAULT_URL, _redis_url),
             symbols=read("SYMBOLS", DEFAULT_SYMBOLS, _symbols),
             timeframes=read("TIMEFRAMES", "5m:30:120,1h:120:300,4h:300:600", _timeframes),
-            candle_limit=read("CANDLE_LIMIT", "500", _whole, 10, MAX_CANDLES),
-            refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", _whole, 0, 10_000),
+            candle_limit=read("CANDLE_LIMIT", "500", _number, 10, binance.MAX_CANDLES),
+            refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", _number, 0, 10_000),
             health_host=read("HEALTH_HOST", "127.0.0.1", _text, r"[\w.:-]+", "a host or address"),
-            health_port=read("HEALTH_PORT", "8895", _whole, 0, 65535),
-            max_workers=read("MAX_WORKERS", "16", _whole, 1, 64),
-            weight_limit=read("WEIGHT_LIMIT", "1200", _whole, 20, 1200),
+            health_port=read("HEALTH_PORT", "8895", _number, 0, 65535),
+            max_workers=read("MAX_WORKERS", "16", _number, 1, 64),
+            weight_limit=read("WEIGHT_LIMIT", "1200", _number, 20, 1200),
             message_log_key=read(
                 "MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
                 "a key without spaces that does not begin with market:",
             ),
-            message_log_maxlen=read("MESSAGE_LOG_MAXLEN", maxlen, _whole, 100, 1_000_000),
+            message_log_maxlen=read("MESSAGE_LOG_MAXLEN", maxlen, _number, 100, 1_000_000),
             log_level=read("LOG_LEVEL", "INFO", _text, levels, f"one of {levels}"),
-            request_timeout=read("REQUEST_TIMEOUT", "5", _number, 0.1, 60),
+            request_timeout=read("REQUEST_TIMEOUT", "5", _number, 0.1, 60, float),
         )  # fmt: skip
         if not problems and settings.weight_a_minute > settings.weight_limit:
             problems.append(
@@ -273,7 +263,7 @@ class Settings:
     def weight_a_minute(self) -> float:
         """What all refreshes cost in steady state; each request weighs 1."""
         count = len(self.symbols)
-        prices = math.ceil(count / MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
+        prices = math.ceil(count / binance.MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
         return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
 
 
@@ -343,32 +333,29 @@ def join(
 
 @dataclass(frozen=True)
 class Update:
-    """What a refresh brought, as it is published."""
+    """What a refresh brought, as it is published: symbols, ms UTC, ms."""
 
     updated: set[str]
     failed: set[str]
-    timestamp_ms: int
+    timestamp: int
     duration_ms: int
 
     def after(self, earlier: Update | None) -> Update:
-        """This one together with an `earlier` one that nobody has heard of."""
+        """This one and an `earlier` one that nobody has heard of, as one."""
         updated = self.updated | earlier.updated if earlier else self.updated
-        return Update(updated, self.failed - updated, self.timestamp_ms, self.duration_ms)
+        return replace(self, updated=updated, failed=self.failed - updated)
 
     @staticmethod
     def of_all(updates: Sequence[Update]) -> Update:
-        """Several timeframes as one: updated in all, failed in any, the newest, the slowest."""
-        return Update(
-            set.intersection(*(update.updated for update in updates)),
-            set.union(*(update.failed for update in updates)),
-            max(update.timestamp_ms for update in updates),
-            max(update.duration_ms for update in updates),
-        )
+        """Of several timeframes: updated in all, failed in any, the newest, the slowest."""
+        updated, failed, timestamps, durations = zip(*map(astuple, updates), strict=True)
+        both = set.intersection(*updated), set.union(*failed)
+        return Update(*both, max(timestamps), max(durations))
 
     def json(self, **name: object) -> str:
-        fields = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
-        times = {"timestamp": self.timestamp_ms, "duration_ms": self.duration_ms}
-        return json.dumps({**name, **fields, **times}, separators=(",", ":"))
+        lists = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
+        times = {"timestamp": self.timestamp, "duration_ms": self.duration_ms}
+        return json.dumps(name | lists | times, separators=(",", ":"))
 
     def summary(self) -> str:
         return f"{len(self.updated)} updated, {len(self.failed)} failed"
@@ -401,10 +388,8 @@ class RefreshLoop(threading.Timer):
             self.turns_until = started + GIVE_UP_SHARE * self.interval + HANG_S
             try:
                 self.function(*self.args)
-            except Exception as error:  # a bug; it must not end the loop
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                where = f"{Path(at.filename).name}:{at.lineno}"
-                event(logging.ERROR, "bug", loop=self.name, error=repr(error), where=where)
+            except Exception as error:  # a bug, which must not end the loop
+                log_bug(error)
             if missed := int((time.monotonic() - started) / self.interval):
                 event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
             due = self.next_due()
@@ -432,8 +417,8 @@ class MarketData:
         self.settings, self._redis = settings, client
         self.stopping = threading.Event()
         wait, timeout_s = self.stopping.wait, settings.request_timeout
-        self._limiter = RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
-        self._binance = BinanceClient(
+        self._limiter = binance.RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
+        self._binance = binance.BinanceClient(
             settings.base_url, self._limiter, timeout_s=timeout_s, wait=wait,
             user_agent=f"coinex-market-data/{VERSION}",
         )  # fmt: skip
@@ -493,16 +478,19 @@ class MarketData:
         wait_for(jobs, timeout=give_up_at - time.monotonic() + 1)
         results: Results = {}
         for job, keys in jobs.items():
-            if job.cancel() or not job.done() or job.cancelled():
-                results |= dict.fromkeys(keys, Retryable("no answer before the next refresh"))
-            else:
-                results |= job.result()
+            try:
+                done = not job.cancel() and job.done()
+                failure: BinanceError = binance.Retryable("no answer before the next refresh")
+                results |= job.result() if done else dict.fromkeys(keys, failure)
+            except Exception as error:  # a bug, which must not harm other symbols
+                log_bug(error)
+                results |= dict.fromkeys(keys, BinanceError(f"bug: {error!r}"))
         return results
 
     def _fetch_candles(self, symbol: str, timeframe: Timeframe, give_up_at: float) -> Results:
         """The newest candles if they join what is held, else the whole series."""
         key = ohlcv_key(symbol, timeframe.name)
-        limit, step_ms = self.settings.candle_limit, TIMEFRAME_MS[timeframe.name]
+        limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
         asked_at = time.monotonic()
@@ -528,21 +516,21 @@ class MarketData:
         with self._lock:
             unknown = [symbol for symbol in self.settings.symbols if self._is_unknown(symbol)]
         known = [symbol for symbol in self.settings.symbols if symbol not in unknown]
-        size = MAX_TICKER_SYMBOLS
+        size = binance.MAX_TICKER_SYMBOLS
         groups = [known[start : start + size] for start in range(0, len(known), size)]
         return groups + [[symbol] for symbol in unknown]
 
     def _is_unknown(self, symbol: str) -> bool:
         """Whether the exchange says that it has no such symbol. Called with _lock held."""
         error = self._failing.get(price_key(symbol))
-        return error is not None and error.code == UNKNOWN_SYMBOL
+        return error is not None and error.code == binance.UNKNOWN_SYMBOL
 
     def _fetch_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
         asked_at = time.monotonic()
         try:
             tickers = self._binance.tickers(symbols, give_up_at)
         except BinanceError as error:
-            if error.code != UNKNOWN_SYMBOL or len(symbols) == 1:
+            if error.code != binance.UNKNOWN_SYMBOL or len(symbols) == 1:
                 return {price_key(symbol): error for symbol in symbols}
             results: Results = {}
             for symbol in symbols:  # each alone, to learn which one it is
@@ -565,7 +553,7 @@ class MarketData:
                 what = name[0] if name else kind
                 if name:
                     (failed if isinstance(result, BinanceError) else updated).add(symbol)
-                if isinstance(result, Stopped):
+                if isinstance(result, binance.Stopped):
                     continue
                 if isinstance(result, BinanceError):
                     if key not in self._failing:
@@ -652,7 +640,7 @@ class MarketData:
         if text and not before:
             event(logging.WARNING, f"{what}_failing", reason=text)
         elif before and not text:
-            event(logging.INFO, f"{what}_mended", was=before)
+            event(logging.INFO, f"{what}_mended")
 
     def _look_at_redis(self) -> None:
         """See whether Redis answers and has what it should; send it what it lacks."""
@@ -870,7 +858,8 @@ def check(settings: Settings) -> int:
         say("redis", info["redis_version"], old and f"{info['redis_version']}: 6.2 is needed")
     except redis.RedisError as error:
         say("redis", "", f"{redact(settings.redis_url)}: {error}")
-    client = BinanceClient(settings.base_url, RateLimiter(), timeout_s=settings.request_timeout)
+    timeout_s = settings.request_timeout
+    client = binance.BinanceClient(settings.base_url, binance.RateLimiter(), timeout_s=timeout_s)
     try:
         ahead_s = client.server_time() / 1000 - time.time()
         say("exchange", settings.base_url)

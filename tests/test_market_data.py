@@ -246,7 +246,7 @@ class TestRefreshLoop:
         loop.function = broken
         loop.run()
         assert len(loop.fired) == 2
-        assert re.search(r"event=bug loop=refresh-5m .*oops.* where=test_market_data.py:\d+",
+        assert re.search(r"event=bug .*oops.* where=test_market_data.py:\d+",
                          caplog.messages[0])  # fmt: skip
 
     def test_cancel_wakes_a_real_loop_at_once(self) -> None:
@@ -402,6 +402,22 @@ class TestRefresh:
         assert fake.exists("market:price:FOOUSDT", "market:ohlcv:FOOUSDT:5m") == 2
         assert service.health()[1]["unknown_symbols"] == []
 
+    def test_a_bug_with_one_symbol_harms_no_other(
+        self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        service = make()
+        klines = service._binance.klines
+
+        def broken(symbol: str, *rest: Any) -> list[Candle]:
+            return [][1] if symbol == "ETHUSDT" else klines(symbol, *rest)
+
+        monkeypatch.setattr(service._binance, "klines", broken)
+        turn(service)
+        assert candles(fake, "BTCUSDT") and not candles(fake, "ETHUSDT")
+        assert "IndexError" in service.health()[1]["timeframes"]["5m"]["failing"]["ETHUSDT"]
+        assert any("event=bug" in m and "where=test_market_data" in m for m in caplog.messages)
+
     def test_a_halted_symbol_is_named(
         self, make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -436,7 +452,7 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("drip", {"where": "body"}, "in time"),
     ("silent", {}, "in time"),
     ("reset", {}, "connection failed"),
-    ("redirect", {"location": "http://127.0.0.1:1/"}, "redirects to"),
+    ("redirect", {"location": "http://127.0.0.1:1/"}, "redirects are not followed"),
 ]
 
 
