@@ -31,7 +31,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -411,7 +411,7 @@ Results = dict[str, Series | Price | BinanceError]  # by Redis key
 
 
 class MarketData:
-    """Fetches, holds and commits to Redis; README.md and design tell what it promises."""
+    """Fetches, holds, and commits to Redis what docs/redis-schema.md promises its readers."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self.settings, self._redis = settings, client
@@ -443,9 +443,11 @@ class MarketData:
         self._unpublished: dict[str, Update] = {}  # by timeframe
         self._last: dict[str, Update] = {}  # by timeframe: its last refresh
         self._since_all: set[str] = set()  # timeframes published since market:update:all was
-        self._filled = False  # whether every timeframe has been read and committed once
+        self._filled = False  # whether every timeframe has once been read and published
         self._problems: dict[str, str] = {}  # by what has it; "" when it is over
-        self._listing_due_at, self._rewrite_after, self._log_length = 0.0, 0.0, 0
+        self._log_length = 0
+        self._listing_due_at = 0.0  # only used by the loop that reads prices
+        self._rewrite_after = 0.0  # only used by the main thread
 
     # --- a refresh: read, store, commit ---
 
@@ -578,15 +580,15 @@ class MarketData:
 
     def _check_listing(self, give_up_at: float) -> None:
         """Once an hour: which symbols are listed but not traded."""
+        self._listing_due_at = time.monotonic() + HOURLY_S / 12  # sooner if this one fails
         try:
             statuses = self._binance.exchange_info(self.settings.symbols, give_up_at)
         except BinanceError as error:
             event(logging.DEBUG, "listing_unread", reason=error.reason)
             return
-        halted = {symbol: status for symbol, status in statuses.items() if status != "TRADING"}
-        with self._lock:
-            self._listing_due_at = time.monotonic() + HOURLY_S
-        self._note("listing", ", ".join(f"{symbol} is {halted[symbol]}" for symbol in halted))
+        self._listing_due_at = time.monotonic() + HOURLY_S
+        halted = [f"{symbol} is {statuses[symbol]}" for symbol in statuses]
+        self._note("listing", ", ".join(each for each in halted if not each.endswith(" TRADING")))
 
     # --- Redis ---
 
@@ -601,9 +603,9 @@ class MarketData:
                 now = time.monotonic()
                 entries = {key: self._held[key] for key in self._unwritten}
                 errors, updates = dict(self._unlogged), dict(self._unpublished)
-                since_all = self._since_all | updates.keys()
-                of_all = Update.of_all(list(self._last.values())) if len(since_all) == len(names) \
-                    and updates else None
+                since_all = self._since_all | {name for name in updates if updates[name].updated}
+                all_done = bool(updates) and len(since_all) == len(names)
+                of_all = Update.of_all(list(self._last.values())) if all_done else None
             batch = self._logged.batch()
             for key, entry in entries.items():
                 if (left_s := entry.fetched_at + entry.ttl_s - now) > 0:
@@ -628,7 +630,7 @@ class MarketData:
                     if self._unpublished[name] is update:
                         del self._unpublished[name]
                 self._since_all = set() if of_all else since_all
-                self._filled = self._filled or len(self._last) == len(names)
+                self._filled = self._filled or all_done
         self._note("redis", "")
         return True
 
@@ -656,9 +658,10 @@ class MarketData:
         try:
             present, length = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
-            return self._note("redis", error)
+            present, length = error, 0
         if isinstance(present, Exception):
-            return self._note("redis", present)
+            self._note("redis", present)
+            return
         missing = len(live) - present
         rewriting = missing > 0 and now >= self._rewrite_after
         if rewriting:
@@ -672,7 +675,6 @@ class MarketData:
             self.commit()
         else:
             self._note("redis", "")
-        return None
 
     # --- life ---
 
@@ -720,7 +722,8 @@ class MarketData:
             log_length = self._log_length
         parts = [prices, *timeframes.values()]
         whole = all(part["fresh"] == len(symbols) and not part["failing"] for part in parts)
-        if "redis" in problems or (filled and not all(t["fresh"] for t in timeframes.values())):
+        nothing_fresh = filled and not all(part["fresh"] for part in timeframes.values())
+        if "redis" in problems or nothing_fresh:
             status = "down"
         elif not filled:
             status = "starting"
@@ -767,9 +770,8 @@ def notify(message: str) -> None:
     """Send systemd `message` as sd_notify does, if it started this program."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            sock.connect("\0" + address[1:] if address[0] == "@" else address)
-            sock.send(message.encode())
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
+            sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
 
 @contextmanager
@@ -903,12 +905,12 @@ def serve(settings: Settings) -> int:
             break
         except queue.Empty:
             service.keep()
-            _, health = service.health()
+            code, health = service.health()
             fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
             lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
             if "loops" not in health["problems"]:
                 lines.append("WATCHDOG=1")
-            if health["status"] != "starting" or time.monotonic() > ready_by:
+            if code == 200 or time.monotonic() > ready_by:
                 lines.append("READY=1")
             notify("\n".join(lines))
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
