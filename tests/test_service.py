@@ -319,6 +319,41 @@ class TestSystemd:
                 said = listener.recv(1000).decode()
                 assert "READY" not in said and "WATCHDOG=1" in said and "STATUS=starting" in said
 
+    def test_no_watchdog_once_a_loop_hangs(
+        self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path
+    ) -> None:
+        """The program as it is, but for a refresh of 1h that never returns."""
+        script = """
+import threading, market_data
+refresh = market_data.MarketData.refresh
+def hangs(self, timeframe):
+    threading.Event().wait() if timeframe.name == "1h" else refresh(self, timeframe)
+market_data.MarketData.refresh = hangs
+market_data.HANG_S = 2.0
+market_data.main([])
+"""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(tmp_path / "notify"))
+            listener.settimeout(10)
+            process = subprocess.Popen(
+                [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True,
+                env={"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url, "HEALTH_PORT": "0",
+                     "BINANCE_BASE_URL": exchange.url, "TIMEFRAMES": "5m:5:10,1h:5:10",
+                     "SYMBOLS": SYMBOLS, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            )  # fmt: skip
+            try:
+                said = ""
+                while "WATCHDOG=1" not in said:
+                    said = listener.recv(1000).decode()
+                while "WATCHDOG=1" in said:
+                    said = listener.recv(1000).decode()
+                for _ in range(3):
+                    assert "WATCHDOG=1" not in listener.recv(1000).decode()
+            finally:
+                process.kill()
+                output, _ = process.communicate()
+        assert 'event=loops_failing reason="hanging: refresh-1h"' in output
+
     def test_a_syslog_priority_in_front_where_stdout_is_the_journal(self, tmp_path: Path) -> None:
         log = tmp_path / "journal"
         with log.open("w") as file:
