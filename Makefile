@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 UNIT := coinex-market-data.service
 UNITS := $(HOME)/.config/systemd/user
-DIR := $(patsubst $(HOME)/%,%h/%,$(CURDIR))
+# Below the home folder as systemd names it, so that the unit reads the same for everyone.
+DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
 .PHONY: help demo run check test lint install uninstall clean
 .DEFAULT_GOAL := help
@@ -33,17 +34,20 @@ install: $(VENV)/.runtime ## install, enable and start the systemd user unit
 	@sed 's|@DIR@|$(DIR)|' $(UNIT) > $(UNITS)/$(UNIT)
 	@systemctl --user daemon-reload
 	@systemctl --user enable --quiet $(UNIT)
-	@systemctl --user restart $(UNIT)
-	@echo "Installed and started. See it with:"
+	@echo "Starting; up to a minute if Redis or the exchange does not answer"
+	@systemctl --user restart $(UNIT) || \
+		{ systemctl --user status --no-pager --lines 8 $(UNIT); exit 1; }
+	@systemctl --user show --property=StatusText $(UNIT)
+	@echo "Installed. See it with:"
 	@echo "  systemctl --user status coinex-market-data"
 	@echo "  journalctl --user -u coinex-market-data -f"
-	@echo "  curl -s http://127.0.0.1:8895/health"
+	@echo "  curl -s http://127.0.0.1:8895/health       (unless HEALTH_PORT is another)"
 	@echo "Settings: ~/.config/coinex-market-data.env, then systemctl --user restart coinex-market-data"
 	@loginctl show-user "$$(id -un)" --property=Linger 2>/dev/null | grep -q yes || \
 		echo "It ends when you log out, unless you say: loginctl enable-linger"
 
 uninstall: ## stop the unit and take it away; settings and .venv stay
-	-@systemctl --user disable --now $(UNIT)
+	@systemctl --user disable --now $(UNIT) 2>/dev/null || true
 	@rm -f $(UNITS)/$(UNIT)
 	@systemctl --user daemon-reload
 	@echo "Uninstalled."

@@ -57,6 +57,7 @@ OVERLAP = 3  # candles read again: the forming one and two that the exchange may
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
+RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
 KEEP_S = 1.0  # between two looks of the main thread
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
@@ -107,6 +108,11 @@ class _LineFormatter(logging.Formatter):
             return f"<{self.priorities[record.levelname]}>{record.getMessage()}"
         level = record.levelname.lower()
         return f"time={iso_ms(record.created)} level={level} {record.getMessage()}"
+
+
+def complain(problem: str) -> None:
+    """Say why the program cannot run."""
+    print(f"{'<3>' if _LineFormatter.to_journal else ''}market_data: {problem}", file=sys.stderr)
 
 
 # --- settings ---
@@ -365,14 +371,15 @@ class Update:
 
 
 class RefreshLoop(threading.Timer):
-    """Calls `refresh(timeframe)` at once, then at every multiple of its interval plus an offset.
+    """Calls `refresh(timeframe)` at once, then at every multiple of its interval plus an offset;
+    after one that brought nothing (False), at every multiple of 30 s if that is sooner.
 
     Unlike Timer's, this `run` repeats until `cancel`, on one thread. Due times are of the wall
     clock. A missed tick is skipped; a clock that is set back makes one come early.
     """
 
     def __init__(
-        self, timeframe: Timeframe, offset_s: float, refresh: Callable[[Timeframe], None],
+        self, timeframe: Timeframe, offset_s: float, refresh: Callable[[Timeframe], bool],
         wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         super().__init__(timeframe.refresh_s, refresh, [timeframe])
@@ -384,25 +391,22 @@ class RefreshLoop(threading.Timer):
 
     def run(self) -> None:
         while not self.finished.is_set():
-            started = time.monotonic()
-            self.turns_until = started + GIVE_UP_SHARE * self.interval + HANG_S
+            started, interval = time.monotonic(), self.interval
+            self.turns_until = started + GIVE_UP_SHARE * interval + HANG_S
             try:
-                self.function(*self.args)
+                if not self.function(*self.args):
+                    interval = min(interval, RETRY_S)
             except Exception as error:  # a bug, which must not end the loop
                 log_bug(error)
             if missed := int((time.monotonic() - started) / self.interval):
                 event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
-            due = self.next_due()
+            ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
+            due = ticks * interval + self._offset_s
             # More than an interval is left only if the clock was set back meanwhile.
-            while 0 < (left_s := due - self._wall_clock()) <= self.interval:
+            while 0 < (left_s := due - self._wall_clock()) <= interval:
                 self.turns_until = time.monotonic() + left_s + HANG_S
                 if self.finished.wait(left_s):
                     return
-
-    def next_due(self) -> float:
-        """The next time to refresh at, in epoch seconds."""
-        ticks = math.floor((self._wall_clock() - self._offset_s) / self.interval) + 1
-        return ticks * self.interval + self._offset_s
 
 
 # --- service ---
@@ -451,8 +455,9 @@ class MarketData:
 
     # --- a refresh: read, store, commit ---
 
-    def refresh(self, timeframe: Timeframe) -> None:
-        """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn."""
+    def refresh(self, timeframe: Timeframe) -> bool:
+        """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn.
+        False if nothing could be read."""
         started = time.monotonic()
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
         with_prices = timeframe == self.settings.price_timeframe
@@ -474,6 +479,7 @@ class MarketData:
         )  # fmt: skip
         if with_prices and started >= self._listing_due_at:
             self._check_listing(give_up_at)
+        return bool(update.updated)
 
     def _gather(self, jobs: dict[Future[Results], list[str]], give_up_at: float) -> Results:
         """The results of `jobs`; one that is not done when it should be has failed."""
@@ -937,7 +943,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         for problem in error.problems:
-            print(f"market_data: {problem}", file=sys.stderr)
+            complain(problem)
         return 2
     run = once if arguments.once else check if arguments.check else serve
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
@@ -948,7 +954,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
             return run(settings)
     except RuntimeError as error:
-        print(f"market_data: {error}", file=sys.stderr)
+        complain(str(error))
         return 1
     except KeyboardInterrupt:
         return 130

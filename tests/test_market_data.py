@@ -189,16 +189,19 @@ class TestUpdate:
 class MovedLoop(RefreshLoop):
     """A loop whose waits move its wall clock; it ends after `turns` refreshes."""
 
+    brings = True
+
     def __init__(self, interval_s: int, turns: int, takes_s: float = 0.0, now: float = 1000.2):
         self.now, self.turns, self.takes_s, self.fired = now, turns, takes_s, list[float]()
         super().__init__(Timeframe("5m", interval_s, 120), 0.5, self.turn, lambda: self.now)
         self.finished.wait = self.pass_time  # type: ignore[method-assign, assignment]
 
-    def turn(self, _: Timeframe) -> None:
+    def turn(self, _: Timeframe) -> bool:
         self.fired.append(self.now)
         self.now += self.takes_s
         if len(self.fired) == self.turns:
             self.cancel()
+        return self.brings
 
     def pass_time(self, seconds: float) -> bool:
         self.now += seconds
@@ -215,6 +218,12 @@ class TestRefreshLoop:
         loop = MovedLoop(30, turns=3, takes_s=70)
         loop.run()
         assert loop.fired == [1000.2, 1080.5, 1170.5]
+
+    def test_after_one_that_brought_nothing_the_next_comes_within_30_s(self) -> None:
+        loop = MovedLoop(300, turns=4)
+        loop.brings = False
+        loop.run()
+        assert loop.fired == [1000.2, 1020.5, 1050.5, 1080.5]
 
     @pytest.mark.parametrize("step_s", [-3600.0, -10.0, 10.0, 3600.0])
     def test_a_clock_that_steps_is_aligned_again_within_an_interval(self, step_s: float) -> None:
@@ -239,7 +248,7 @@ class TestRefreshLoop:
         loop = MovedLoop(30, turns=2)
         turn = loop.function
 
-        def broken(timeframe: Timeframe) -> None:
+        def broken(timeframe: Timeframe) -> bool:
             turn(timeframe)
             raise KeyError("oops")
 
@@ -251,7 +260,7 @@ class TestRefreshLoop:
 
     def test_cancel_wakes_a_real_loop_at_once(self) -> None:
         turned = threading.Event()
-        loop = RefreshLoop(Timeframe("5m", 3600, 7200), 0.5, lambda _: turned.set())
+        loop = RefreshLoop(Timeframe("5m", 3600, 7200), 0.5, lambda _: turned.set() or True)
         loop.start()
         assert turned.wait(5)
         assert loop.turns_until > time.monotonic()
