@@ -37,9 +37,9 @@ MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
 KLINE_FIELDS = 12
 UNKNOWN_SYMBOL = -1121  # the exchange's error code
 
+WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
 REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
-LONGEST_HOLD_S = 3 * 86_400  # of the bans that the documentation knows
 
 MAX_ANSWER_BYTES = 10_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
 CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
@@ -113,10 +113,13 @@ class _Budget:
         self.limit, self.window_s, self.used = limit, window_s, 0
         self._spent: deque[tuple[float, int]] = deque()  # (free again at, units), oldest first
 
-    def wait_s(self, units: int, now: float) -> float:
-        """Seconds until `units` can be spent; 0.0 if they can now."""
+    def expire(self, now: float) -> None:
         while self._spent and self._spent[0][0] <= now:
             self.used -= self._spent.popleft()[1]
+
+    def wait_s(self, units: int, now: float) -> float:
+        """Seconds until `units` can be spent; 0.0 if they can now."""
+        self.expire(now)
         used, wait_s = self.used, 0.0
         for free_at, spent in self._spent:
             if used + units <= self.limit:
@@ -131,7 +134,8 @@ class _Budget:
 
 class RateLimiter:
     """Keeps all threads within the exchange's limits for an IP address, whoever else shares it:
-    `weight_limit` in any rolling 60 s, and 5000 requests in any rolling 300 s.
+    1200 weight in any rolling 60 s and 5000 requests in any rolling 300 s by all who share it, of
+    which `weight_limit` weight by this program.
 
     `travel_s`, the longest way of a request from `acquire` to the exchange, lengthens the windows,
     so that they hold by the exchange's count too. `clock` gives monotonic seconds; `wait(seconds)`
@@ -139,14 +143,15 @@ class RateLimiter:
     """
 
     def __init__(
-        self, weight_limit: int = 1200, *, travel_s: float = 0.0,
+        self, weight_limit: int = WEIGHT_LIMIT, *, travel_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic, wait: Callable[[float], bool] | None = None,
     ) -> None:  # fmt: skip
         self._clock, self._wait = clock, wait or threading.Event().wait
         # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
         # workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
-        self._weight = _Budget(weight_limit, 60 + travel_s)
+        self._own = _Budget(weight_limit, 60 + travel_s)
+        self._address = _Budget(WEIGHT_LIMIT, 60 + travel_s)
         self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
@@ -156,16 +161,17 @@ class RateLimiter:
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
         """
-        if weight > self._weight.limit:
-            raise ValueError(f"weight {weight} never fits a limit of {self._weight.limit}")
+        if weight > self._own.limit:
+            raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
+        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
         while True:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(self._weight.wait_s(weight, now), self._requests.wait_s(1, now))
+                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
                 if max(held_s, budget_s) <= 0:
-                    self._weight.spend(weight, now)
-                    self._requests.spend(1, now)
+                    for budget, units in costs:
+                        budget.spend(units, now)
                     return
             wait_s = max(held_s, budget_s)
             if now + wait_s >= give_up_at:
@@ -181,9 +187,9 @@ class RateLimiter:
         """
         with self._lock:
             now = self._clock()
-            self._weight.wait_s(0, now)
-            if used_weight > self._weight.used:
-                self._weight.spend(used_weight - self._weight.used, now)
+            self._address.expire(now)
+            if used_weight > self._address.used:
+                self._address.spend(used_weight - self._address.used, now)
 
     def hold(self, seconds: float, status: int) -> None:
         """Let no request out for `seconds`, because the exchange answered with HTTP `status`."""
@@ -193,19 +199,19 @@ class RateLimiter:
                 self._held_until, self._held_by = until, status
 
     def state(self) -> tuple[int, float, int]:
-        """(weight used in the window, seconds left of a hold or 0.0, the HTTP status behind it)."""
+        """(weight used by all, seconds left of a hold or 0.0, the HTTP status behind it)."""
         with self._lock:
             now = self._clock()
-            self._weight.wait_s(0, now)
-            return self._weight.used, max(0.0, self._held_until - now), self._held_by
+            self._address.expire(now)
+            return self._address.used, max(0.0, self._held_until - now), self._held_by
 
 
 # --- connections on which every answer ends ---
 
 
 class _BoundedAnswer(io.RawIOBase):
-    """One answer, which must arrive whole within the socket's time-out. That alone starts anew
-    with every byte, so a server that drips headers or body would never meet it.
+    """One answer, which must arrive whole within the socket's time-out. The socket's own starts
+    anew with every byte: a server that drips headers or body would never meet it.
 
     HTTPResponse takes this for the socket.
     """
@@ -280,7 +286,7 @@ class BinanceClient:
     ) -> list[Candle]:
         """The newest `limit` candles, oldest first; the last may still be forming. Weight 1."""
         params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
-        with _about(symbol):
+        with _naming(symbol):
             rows = self._get("klines", params, 1, give_up_at)
             return parse_klines(rows, timeframe, self._now_ms())
 
@@ -293,7 +299,7 @@ class BinanceClient:
         """
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
-        with _about(",".join(symbols)):
+        with _naming(",".join(symbols)):
             rows = self._get("ticker/24hr", {"symbols": _list_param(symbols)}, 1, give_up_at)
             return parse_tickers(rows, symbols, self._now_ms())
 
@@ -325,6 +331,8 @@ class BinanceClient:
     def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> Any:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
+            if time.monotonic() >= give_up_at:
+                raise Retryable("no time left before the next refresh")
             self._limiter.acquire(weight, give_up_at)
             try:
                 return self._ask(path, params, give_up_at)
@@ -348,10 +356,10 @@ class BinanceClient:
                 f"{self._base_url}/api/v3/{path}", params=params, timeout=timeout_s,
                 allow_redirects=False, stream=True,
             ) as response:  # fmt: skip
+                self._obey_limits(response)  # before its body, which may never come
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
         except (requests.RequestException, HTTPError, OSError) as error:
             raise Retryable(_network_reason(error)) from error
-        self._heed(response)
         if len(body) > MAX_ANSWER_BYTES:
             raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         if response.status_code != 200:
@@ -372,19 +380,18 @@ class BinanceClient:
             session.mount("https://", _BoundedAdapter())
         return session
 
-    def _heed(self, response: requests.Response) -> None:
+    def _obey_limits(self, response: requests.Response) -> None:
         """Tell the limiter what the exchange says of its limits; RateLimited if it says no."""
         self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M", 0))
         status = response.status_code
         if status in HOLD_S:
-            hold_s = _header_int(response, "Retry-After", HOLD_S[status])
-            hold_s = min(max(1, hold_s), LONGEST_HOLD_S)
+            hold_s = max(1, _header_int(response, "Retry-After", HOLD_S[status]))
             self._limiter.hold(hold_s, status)
             raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
 
 
 @contextmanager
-def _about(symbol: str) -> Iterator[None]:
+def _naming(symbol: str) -> Iterator[None]:
     """Put `symbol` on what is raised inside."""
     try:
         yield

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import ipaddress
 import json
 import logging
 import math
@@ -32,12 +31,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import redis
 
@@ -55,15 +54,20 @@ DEFAULT_SYMBOLS = ",".join(f"{coin}USDT" for coin in DEFAULT_COINS.split())
 PRICE_TTL_S = 60
 OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
+LISTING_RETRY_S = 300.0
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
+WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
 KEEP_S = 1.0  # between two looks of the main thread
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
 STOP_WITHIN_S = 4.0
+CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
 
 log = logging.getLogger("market_data")
+# The seconds that data ages by. The monotonic clock of Linux stands still while it is suspended.
+boot_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
 
 def ohlcv_key(symbol: str, timeframe: str) -> str:
@@ -149,27 +153,17 @@ def _text(text: str, pattern: str, accepted: str) -> str:
 
 def _base_url(text: str) -> str:
     url = text.rstrip("/")
-    loopback, host = False, "this"
-    try:
-        parts = urlsplit(url)
-        host, bare = parts.hostname or host, url == f"{parts.scheme}://{parts.netloc}"
-        if bare and parts.scheme in ("http", "https") and not parts.username and parts.port != 0:
-            loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        pass  # not even a URL
-    if url == EXCHANGE_URL or loopback:
-        return url
-    raise ValueError(
-        f"must be {EXCHANGE_URL}, the only exchange this service may talk to, or a loopback "
-        f"address like http://127.0.0.1:18080 for a simulation; {host} is neither"
-    )
+    loopback = r"https?://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[1-9][0-9]{0,4})?"
+    if url != EXCHANGE_URL and not re.fullmatch(loopback, url):
+        raise ValueError(
+            f"must be {EXCHANGE_URL}, the only exchange that this service may talk to, or a "
+            "loopback address like http://127.0.0.1:18080 for a simulation"
+        )
+    return url
 
 
 def _redis_url(text: str) -> str:
-    try:
-        redis_log.connect(text).connection_pool.make_connection()
-    except (ValueError, TypeError, redis.RedisError) as error:
-        raise ValueError(f"must be like redis://127.0.0.1:6379/0 ({redact(str(error))})") from error
+    redis_log.connect(text)
     return text
 
 
@@ -251,10 +245,12 @@ class Settings:
             log_level=read("LOG_LEVEL", "INFO", _text, levels, f"one of {levels}"),
             request_timeout=read("REQUEST_TIMEOUT", "5", _number, 0.1, 60, float),
         )  # fmt: skip
-        if not problems and settings.weight_a_minute > settings.weight_limit:
+        # The limiter's window is longer than a minute, and the listing weighs up to 20.
+        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + 20
+        if not problems and needed > settings.weight_limit:
             problems.append(
-                f"WEIGHT_LIMIT={settings.weight_limit}: must be {settings.weight_a_minute:.0f} or "
-                "more for these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
+                f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
+                "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
             )
         if problems:
             raise SettingsError(problems)
@@ -283,7 +279,7 @@ class Series:
     """The candles of a symbol and timeframe, oldest first; replaced, never changed.
 
     A candle is held as its open time (ms UTC) and the JSON text that goes into Redis, so that a
-    refresh encodes only what it read. Other instants are monotonic seconds.
+    refresh encodes only what it read. Other instants are of `boot_s`.
     """
 
     times: list[int]
@@ -346,17 +342,25 @@ class Update:
     timestamp: int
     duration_ms: int
 
-    def after(self, earlier: Update | None) -> Update:
+    def including(self, earlier: Update | None) -> Update:
         """This one and an `earlier` one that nobody has heard of, as one."""
         updated = self.updated | earlier.updated if earlier else self.updated
         return replace(self, updated=updated, failed=self.failed - updated)
 
+    def without(self, gone: set[str]) -> Update:
+        """This one, where what was read of the symbols in `gone` is too old by now."""
+        lost = self.updated & gone
+        return replace(self, updated=self.updated - lost, failed=self.failed | lost)
+
     @staticmethod
     def of_all(updates: Sequence[Update]) -> Update:
         """Of several timeframes: updated in all, failed in any, the newest, the slowest."""
-        updated, failed, timestamps, durations = zip(*map(astuple, updates), strict=True)
-        both = set.intersection(*updated), set.union(*failed)
-        return Update(*both, max(timestamps), max(durations))
+        return Update(
+            updated=set.intersection(*(update.updated for update in updates)),
+            failed=set.union(*(update.failed for update in updates)),
+            timestamp=max(update.timestamp for update in updates),
+            duration_ms=max(update.duration_ms for update in updates),
+        )
 
     def json(self, **name: object) -> str:
         lists = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
@@ -387,12 +391,12 @@ class RefreshLoop(threading.Timer):
         self._offset_s, self._wall_clock = offset_s, wall_clock
         # Until when (monotonic) silence is no hang. The loop writes it, the main thread reads
         # it; one float needs no lock.
-        self.turns_until = math.inf
+        self.silent_until = math.inf
 
     def run(self) -> None:
         while not self.finished.is_set():
             started, interval = time.monotonic(), self.interval
-            self.turns_until = started + GIVE_UP_SHARE * interval + HANG_S
+            self.silent_until = started + GIVE_UP_SHARE * interval + HANG_S
             try:
                 if not self.function(*self.args):
                     interval = min(interval, RETRY_S)
@@ -404,8 +408,9 @@ class RefreshLoop(threading.Timer):
             due = ticks * interval + self._offset_s
             # More than an interval is left only if the clock was set back meanwhile.
             while 0 < (left_s := due - self._wall_clock()) <= interval:
-                self.turns_until = time.monotonic() + left_s + HANG_S
-                if self.finished.wait(left_s):
+                self.silent_until = time.monotonic() + left_s + HANG_S
+                # Not all at once: a machine that was suspended wakes up in the middle of it.
+                if self.finished.wait(min(left_s, WAKE_S)):
                     return
 
 
@@ -433,7 +438,7 @@ class MarketData:
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
-        self._started_at = time.monotonic()
+        self._started_at = boot_s()
         # Held through a whole commit, waiting included: an older commit must not land after a
         # newer one. Nobody takes it who holds _lock.
         self._commit_lock = threading.Lock()
@@ -446,7 +451,7 @@ class MarketData:
         self._unlogged: dict[str, str] = {}  # by key: a failure for the message log
         self._unpublished: dict[str, Update] = {}  # by timeframe
         self._last: dict[str, Update] = {}  # by timeframe: its last refresh
-        self._since_all: set[str] = set()  # timeframes published since market:update:all was
+        self._published_since_all: set[str] = set()  # timeframes
         self._filled = False  # whether every timeframe has once been read and published
         self._problems: dict[str, str] = {}  # by what has it; "" when it is over
         self._log_length = 0
@@ -472,7 +477,7 @@ class MarketData:
         update = self._store(timeframe.name, results, started)
         self.commit()
         event(
-            logging.INFO if update.updated else logging.DEBUG,  # nothing at all: said when it broke
+            logging.INFO if update.updated else logging.DEBUG,  # if not, fetch_failing has said so
             "refresh", timeframe=timeframe.name, updated=len(update.updated),
             failed=len(update.failed), duration_ms=update.duration_ms,
             weight=self._limiter.state()[0],
@@ -501,7 +506,7 @@ class MarketData:
         limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
-        asked_at = time.monotonic()
+        asked_at = boot_s()
         try:
             if isinstance(held, Series) and asked_at < held.reread_at:
                 begun = int(time.time() * 1000) // step_ms - held.times[-1] // step_ms
@@ -510,10 +515,13 @@ class MarketData:
                     candles = self._binance.klines(symbol, timeframe.name, count, give_up_at)
                     if joined := join(held, candles, step_ms, limit):
                         return {key: Series(*joined, asked_at, timeframe.ttl_s, held.reread_at)}
-            asked_at = time.monotonic()
+            asked_at = boot_s()
             candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at)
         except BinanceError as error:
             return {key: error}
+        if isinstance(held, Series) and candles[-1].timestamp < held.times[-1] \
+                and asked_at < held.fetched_at + held.ttl_s:  # later, such an answer is believed
+            return {key: binance.BadResponse("the answer ends before what is held")}
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         return {key: Series(*encode(candles), asked_at, timeframe.ttl_s, reread_at)}
@@ -534,16 +542,15 @@ class MarketData:
         return error is not None and error.code == binance.UNKNOWN_SYMBOL
 
     def _fetch_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
-        asked_at = time.monotonic()
+        asked_at = boot_s()
         try:
             tickers = self._binance.tickers(symbols, give_up_at)
         except BinanceError as error:
             if error.code != binance.UNKNOWN_SYMBOL or len(symbols) == 1:
                 return {price_key(symbol): error for symbol in symbols}
-            results: Results = {}
-            for symbol in symbols:  # each alone, to learn which one it is
-                results |= self._fetch_prices([symbol], give_up_at)
-            return results
+            half = len(symbols) // 2  # and so on, to learn which one it is
+            first = self._fetch_prices(symbols[:half], give_up_at)
+            return first | self._fetch_prices(symbols[half:], give_up_at)
         return {
             price_key(symbol): Price(found, asked_at) if isinstance(found, Ticker) else found
             for symbol, found in tickers.items()
@@ -576,7 +583,7 @@ class MarketData:
             duration_ms = round((time.monotonic() - started) * 1000)
             update = Update(updated, failed, round(time.time() * 1000), duration_ms)
             self._last[timeframe] = update
-            self._unpublished[timeframe] = update.after(self._unpublished.get(timeframe))
+            self._unpublished[timeframe] = update.including(self._unpublished.get(timeframe))
         for (what, reason), symbols in broke.items():
             event(logging.WARNING, "fetch_failing", what=what, symbols=",".join(symbols),
                   reason=reason)  # fmt: skip
@@ -586,15 +593,15 @@ class MarketData:
 
     def _check_listing(self, give_up_at: float) -> None:
         """Once an hour: which symbols are listed but not traded."""
-        self._listing_due_at = time.monotonic() + HOURLY_S / 12  # sooner if this one fails
+        self._listing_due_at = time.monotonic() + LISTING_RETRY_S
         try:
             statuses = self._binance.exchange_info(self.settings.symbols, give_up_at)
         except BinanceError as error:
             event(logging.DEBUG, "listing_unread", reason=error.reason)
             return
         self._listing_due_at = time.monotonic() + HOURLY_S
-        halted = [f"{symbol} is {statuses[symbol]}" for symbol in statuses]
-        self._note("listing", ", ".join(each for each in halted if not each.endswith(" TRADING")))
+        for symbol, status in statuses.items():
+            self._note(symbol, "" if status == "TRADING" else f"is not traded but {status}")
 
     # --- Redis ---
 
@@ -606,19 +613,23 @@ class MarketData:
         names = [timeframe.name for timeframe in self.settings.timeframes]
         with self._commit_lock:
             with self._lock:
-                now = time.monotonic()
+                now = boot_s()
                 entries = {key: self._held[key] for key in self._unwritten}
                 errors, updates = dict(self._unlogged), dict(self._unpublished)
-                since_all = self._since_all | {name for name in updates if updates[name].updated}
+                gone = {name: self._gone(name, now) for name in updates}
+                brought = {name for name, update in updates.items() if update.updated}
+                since_all = self._published_since_all | brought
                 all_done = bool(updates) and len(since_all) == len(names)
-                of_all = Update.of_all(list(self._last.values())) if all_done else None
+                last = [each.without(self._gone(name, now)) for name, each in self._last.items()]
+                of_all = Update.of_all(last) if all_done else None
             batch = self._logged.batch()
             for key, entry in entries.items():
                 if (left_s := entry.fetched_at + entry.ttl_s - now) > 0:
                     batch.cache_write(key, entry.json(), left_s, entry.summary())
             for key, reason in errors.items():
                 batch.error(key, reason)
-            for name, update in updates.items():
+            for name in updates:
+                update = updates[name].without(gone[name])
                 batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
             if of_all:
                 payload = of_all.json(timeframes=names)
@@ -635,31 +646,38 @@ class MarketData:
                 for name, update in updates.items():
                     if self._unpublished[name] is update:
                         del self._unpublished[name]
-                self._since_all = set() if of_all else since_all
+                self._published_since_all = set() if of_all else since_all
                 self._filled = self._filled or all_done
         self._note("redis", "")
         return True
 
+    def _gone(self, timeframe: str, now: float) -> set[str]:
+        """The symbols whose candles are too old to be shown. Called with _lock held."""
+        keys = {symbol: ohlcv_key(symbol, timeframe) for symbol in self.settings.symbols}
+        return {s for s, key in keys.items() if key not in self._held
+                or self._held[key].fetched_at + self._held[key].ttl_s <= now}  # fmt: skip
+
     def _note(self, what: str, problem: object) -> None:
-        """Log a problem when it begins, and its end; /health shows those that there are."""
+        """Log a problem of `what` when it begins, and its end, which is a `problem` of "".
+        /health shows those that there are."""
         text = (str(problem) or type(problem).__name__) if problem else ""
         with self._lock:
             before, self._problems[what] = self._problems.get(what, ""), text
         if text and not before:
-            event(logging.WARNING, f"{what}_failing", reason=text)
+            event(logging.WARNING, "problem", what=what, reason=text)
         elif before and not text:
-            event(logging.INFO, f"{what}_mended")
+            event(logging.INFO, "problem_over", what=what)
 
-    def _look_at_redis(self) -> None:
+    def _mend_redis(self) -> None:
         """See whether Redis answers and has what it should; send it what it lacks."""
         with self._lock:
-            now = time.monotonic()
+            now = boot_s()
             live = [
                 key for key, entry in self._held.items()
                 if key not in self._unwritten and entry.fetched_at + entry.ttl_s - now > KEEP_S
             ]  # fmt: skip
         pipeline: Any = self._redis.pipeline(transaction=False)
-        pipeline.exists(*live, "market:none")
+        pipeline.exists(*live, "market:none")  # which is never there: EXISTS needs a key
         pipeline.xlen(self.settings.message_log_key)
         try:
             present, length = pipeline.execute(raise_on_error=False)
@@ -669,10 +687,10 @@ class MarketData:
             self._note("redis", present)
             return
         missing = len(live) - present
+        self._note("keys", f"{missing} keys vanished before their time" if missing > 0 else "")
         rewriting = missing > 0 and now >= self._rewrite_after
         if rewriting:
             self._rewrite_after = now + REWRITE_PAUSE_S
-            event(logging.WARNING, "keys_missing", missing=missing, rewriting=len(live))
         with self._lock:
             self._log_length = length if isinstance(length, int) else 0
             self._unwritten.update(live if rewriting else [])
@@ -690,13 +708,12 @@ class MarketData:
 
     def keep(self) -> None:
         """Once a second: look at Redis, at a hold, at the message log, and whether loops turn."""
-        self._look_at_redis()
+        self._mend_redis()
         _, held_s, status = self._limiter.state()
-        hold = f"no request for {math.ceil(held_s)} s after HTTP {status}" if held_s else ""
-        self._note("exchange", hold)
+        self._note("exchange", f"on hold for {held_s:.0f} s after HTTP {status}" if held_s else "")
         self._note("message_log", self._logged.log_error)
         now = time.monotonic()
-        hanging = [loop.name for loop in self._loops if now > loop.turns_until]
+        hanging = [loop.name for loop in self._loops if now > loop.silent_until]
         self._note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
 
     def stop(self, until: float) -> None:
@@ -719,7 +736,7 @@ class MarketData:
         symbols = self.settings.symbols
         weight, held_s, _ = self._limiter.state()
         with self._lock:
-            now, wall = time.monotonic(), time.time()
+            now, wall = boot_s(), time.time()
             timeframes = {t.name: self._health_of(t.name, now) for t in self.settings.timeframes}
             prices = self._health_of("price", now)
             filled = self._filled
@@ -866,14 +883,14 @@ def check(settings: Settings) -> int:
         say("redis", info["redis_version"], old and f"{info['redis_version']}: 6.2 is needed")
     except redis.RedisError as error:
         say("redis", "", f"{redact(settings.redis_url)}: {error}")
-    timeout_s = settings.request_timeout
+    timeout_s, give_up_at = settings.request_timeout, time.monotonic() + CHECK_WITHIN_S
     client = binance.BinanceClient(settings.base_url, binance.RateLimiter(), timeout_s=timeout_s)
     try:
-        ahead_s = client.server_time() / 1000 - time.time()
+        ahead_s = client.server_time(give_up_at) / 1000 - time.time()
         say("exchange", settings.base_url)
         skewed = abs(ahead_s) > 1 and f"the exchange's is {ahead_s:+.1f} s off this one: use NTP"
         say("clock", "right", skewed)
-        statuses = client.exchange_info(settings.symbols)
+        statuses = client.exchange_info(settings.symbols, give_up_at)
     except BinanceError as error:
         say("exchange", "", f"{settings.base_url}: {error}")
         return 1

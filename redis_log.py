@@ -29,7 +29,7 @@ SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")
 SOCKET_TIMEOUT_S = 2.0  # for one answer; a whole refresh is about 5 MB
 PAGE = 2000  # entries read at once while looking for those that match
 
-Entry = dict[str, str]  # type channel source summary payload_size timestamp; "id" when read
+Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; read: and id
 Command = tuple[Any, ...]
 
 
@@ -37,20 +37,22 @@ def connect(url: str) -> redis.Redis:
     """A client for `url` that decodes to str and tries everything once.
 
     Trying again is left to the caller: a transaction whose answer was lost may have happened.
-    Raises ValueError if `url` is not a Redis URL.
+    Raises ValueError, which quotes nothing of it, if `url` is not a Redis URL.
     """
-    return redis.Redis.from_url(
-        url,
-        decode_responses=True,
-        socket_timeout=SOCKET_TIMEOUT_S,
-        socket_connect_timeout=SOCKET_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        client = redis.Redis.from_url(
+            url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S,
+            socket_connect_timeout=SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0),
+        )  # fmt: skip
+        client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
+    except (ValueError, TypeError):
+        raise ValueError(f"must be like {DEFAULT_URL}; / ? # @ in a password as %XX") from None
+    return client
 
 
 def redact(url: str) -> str:
     """`url` without user, password and options, so that it can be shown."""
-    return re.sub(r"//.*@", "//***@", url.partition("?")[0])
+    return re.sub(r"//.*@", "//***@", url).partition("?")[0]
 
 
 def iso_ms(seconds: float) -> str:
@@ -121,13 +123,9 @@ class LoggedRedis(_Verbs):
     """
 
     def __init__(
-        self,
-        client: redis.Redis,
-        source: str,
-        *,
-        log_key: str = DEFAULT_KEY,
-        log_maxlen: int = DEFAULT_MAXLEN,
-    ) -> None:
+        self, client: redis.Redis, source: str, *,
+        log_key: str = DEFAULT_KEY, log_maxlen: int = DEFAULT_MAXLEN,
+    ) -> None:  # fmt: skip
         if source not in SOURCES:
             raise ValueError(f"source {source!r} is none of: {', '.join(SOURCES)}")
         self.source = source
@@ -145,13 +143,17 @@ class LoggedRedis(_Verbs):
         """
         log = [self._log_command(entry) for entry in batch.entries]
         try:
-            self._transact(batch.commands, log)
+            answers = self._transact(batch.commands, log)
+            refused = answers[1][0] if answers[1] else ""
         except redis.ResponseError as error:
             # Refused before EXEC, so nothing of it was done. If it was not for the entries, the
             # same error comes again.
-            if batch.commands:
-                self._transact(batch.commands, [])
-            self.log_error = str(error)
+            answers = self._transact(batch.commands, []) if batch.commands else ([], [])
+            refused = error
+        self.log_error = str(refused)
+        for answer in answers[0]:
+            if isinstance(answer, Exception):
+                raise answer
 
     def cache_read(self, *keys: str) -> list[str | None]:
         """The value of each key, None where there is none, in one MGET; then the log entries."""
@@ -175,7 +177,8 @@ class LoggedRedis(_Verbs):
         fields = [text for field in entry.items() for text in field]
         return ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *fields)
 
-    def _transact(self, commands: list[Command], log: list[Command]) -> None:
+    def _transact(self, commands: list[Command], log: list[Command]) -> tuple[list[Any], list[Any]]:
+        """The answers to `commands`, and the errors among those to `log`."""
         publishes = [command for command in commands if command[0] == "PUBLISH"]
         writes = [command for command in commands if command[0] != "PUBLISH"]
         pipeline: Any = self._client.pipeline(transaction=True)
@@ -183,24 +186,17 @@ class LoggedRedis(_Verbs):
             pipeline.execute_command(*command)
         answers = pipeline.execute(raise_on_error=False)
         first, last = len(writes), len(writes) + len(log)
-        for answer in answers[:first] + answers[last:]:
-            if isinstance(answer, Exception):
-                raise answer
         refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
-        self.log_error = str(refused[0]) if refused else ""
+        return answers[:first] + answers[last:], refused
 
 
 # --- reading the log ---
 
 
 def read_log(
-    client: redis.Redis,
-    limit: int = 100,
-    type: str | None = None,
-    source: str | None = None,
-    *,
-    key: str = DEFAULT_KEY,
-) -> list[Entry]:
+    client: redis.Redis, limit: int = 100, type: str | None = None, source: str | None = None,
+    *, key: str = DEFAULT_KEY,
+) -> list[Entry]:  # fmt: skip
     """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
     found: list[Entry] = []
     before = "+"
@@ -215,13 +211,9 @@ def read_log(
 
 
 def follow_log(
-    client: redis.Redis,
-    after: str,
-    type: str | None = None,
-    source: str | None = None,
-    *,
-    key: str = DEFAULT_KEY,
-) -> Iterator[Entry]:
+    client: redis.Redis, after: str, type: str | None = None, source: str | None = None,
+    *, key: str = DEFAULT_KEY,
+) -> Iterator[Entry]:  # fmt: skip
     """Entries as they are added, oldest first, from behind the entry id `after`; never ends."""
     while True:
         # Waits shorter than the socket's time-out, which would end the wait with an error.
@@ -284,7 +276,7 @@ def main() -> int:
             try:
                 for entry in follow_log(client, last, *wanted, key=key):
                     last = show(entry)
-            except redis.ConnectionError as error:
+            except (redis.ConnectionError, redis.TimeoutError) as error:
                 print(f"redis_log: {error}; trying again", file=sys.stderr)
                 time.sleep(1)
     except (redis.RedisError, ValueError) as error:

@@ -79,9 +79,9 @@ class TestRateLimiter:
             assert sum(w for at, w in spent if start <= at < start + 60) <= 100
 
     def test_counts_requests_too(self, clock: Clock) -> None:
-        limiter = RateLimiter(10_000, clock=clock, wait=clock.wait)
+        limiter = RateLimiter(clock=clock, wait=clock.wait)
         for _ in range(5001):
-            limiter.acquire(1)
+            limiter.acquire(0)
         assert clock.waits == [300.0]
 
     def test_windows_are_longer_by_the_travel_time(self, clock: Clock) -> None:
@@ -117,10 +117,19 @@ class TestRateLimiter:
         self, limiter: RateLimiter, clock: Clock
     ) -> None:
         limiter.acquire(10)
-        limiter.observe(90)  # 80 of it are not ours
+        limiter.observe(1190)  # 1180 of it are not ours
         limiter.observe(50)  # less than is known: no news
-        assert limiter.state()[0] == 90
+        assert limiter.state()[0] == 1190
         limiter.acquire(10)
+        limiter.acquire(1)
+        assert clock.waits == [60.0]
+
+    def test_what_others_use_is_not_taken_from_the_own_share(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        limiter.observe(500)  # much more than the 100 of this program
+        limiter.acquire(100)
+        assert clock.waits == []
         limiter.acquire(1)
         assert clock.waits == [60.0]
 
@@ -247,7 +256,7 @@ class TestClient:
     @pytest.mark.parametrize(
         ("status", "retry_after", "held_s"),
         [(429, "7", 7), (418, "300", 300), (429, None, 60), (418, None, 120), (403, None, 60),
-         (429, "soon", 60), (429, "-5", 60), (429, "0", 1), (418, "9999999", 3 * 86_400)],
+         (429, "soon", 60), (429, "-5", 60), (429, "0", 1), (418, "604800", 604_800)],
     )  # fmt: skip
     def test_a_limit_holds_all_for_as_long_as_it_says(
         self, client: BinanceClient, clock: Clock, status: int, retry_after: str | None, held_s: int
@@ -260,15 +269,16 @@ class TestClient:
 
     @responses.activate
     def test_a_hold_that_outlasts_the_refresh_is_an_error_at_once(
-        self, client: BinanceClient, clock: Clock
+        self,
     ) -> None:
+        client, give_up_at = BinanceClient(BASE, RateLimiter()), time.monotonic() + 24
         answer = responses.get(KLINES, status=418, headers={"Retry-After": "600"})
         with pytest.raises(RateLimited) as held:
-            client.klines("BTCUSDT", "5m", 3, give_up_at=clock.now + 24)
+            client.klines("BTCUSDT", "5m", 3, give_up_at)
         assert (held.value.symbol, held.value.status) == ("BTCUSDT", 418)
         with pytest.raises(RateLimited):
-            client.tickers(["BTCUSDT"], give_up_at=clock.now + 24)
-        assert answer.call_count == 1 and clock.waits == []
+            client.tickers(["BTCUSDT"], give_up_at)
+        assert answer.call_count == 1 and time.monotonic() < give_up_at - 23
 
     @responses.activate
     @pytest.mark.parametrize("body", ["<html>busy</html>", '[[1,"2', "", "\xff", "[" * 100_000])
@@ -279,11 +289,21 @@ class TestClient:
         assert answer.call_count == 1
 
 
+    @responses.activate
+    def test_nothing_is_asked_when_the_time_is_up(self, client: BinanceClient) -> None:
+        answer = responses.get(KLINES, json=[row()])
+        with pytest.raises(Retryable, match="no time left"):
+            client.klines("BTCUSDT", "5m", 3, give_up_at=time.monotonic() - 1)
+        assert answer.call_count == 0
+
+
 class TestSockets:
     """What only a real socket shows; the server sends what the test says and keeps the line."""
 
     @staticmethod
-    def ask(answer: bytes, drip_s: float = 0.0, timeout_s: float = 0.5) -> tuple[Exception, float]:
+    def ask(
+        answer: bytes, drip_s: float = 0.0, timeout_s: float = 0.5, give_up_in_s: float = 1000
+    ) -> tuple[BinanceError, float]:
         listener = socket.create_server(("127.0.0.1", 0))
         done = threading.Event()
 
@@ -316,7 +336,7 @@ class TestSockets:
         started = time.monotonic()
         try:
             with pytest.raises(BinanceError) as raised:
-                client.klines("BTCUSDT", "5m", 3)
+                client.klines("BTCUSDT", "5m", 3, started + give_up_in_s)
             return raised.value, time.monotonic() - started
         finally:
             done.set()
@@ -342,6 +362,13 @@ class TestSockets:
         head = b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n"
         error, _ = self.ask(head + b" " * 11_000_000, timeout_s=5)
         assert isinstance(error, BadResponse) and "larger than" in str(error)
+
+    @pytest.mark.parametrize("status", [b"418 Banned", b"429 Too Many", b"403 Forbidden"])
+    def test_a_limit_counts_even_if_its_body_never_comes(self, status: bytes) -> None:
+        head = b"HTTP/1.1 " + status + b"\r\nRetry-After: 120\r\nContent-Length: 500\r\n\r\n"
+        error, seconds = self.ask(head, give_up_in_s=60)
+        assert isinstance(error, RateLimited) and error.retry_in_s == pytest.approx(120, abs=1)
+        assert seconds < 1
 
     def test_a_broken_answer_can_be_tried_again(self) -> None:
         error, _ = self.ask(b"nonsense\r\n\r\n")

@@ -188,10 +188,11 @@ class TestHelpers:
     @pytest.mark.parametrize(
         "url",
         ["redis://user:secret@host:6379/0", "redis://:secret@host/0", "redis://secret@host",
-         "redis://u:se@cret@host/0", "redis://host/0?password=secret", "rediss://u:secret@host"],
+         "redis://u:se@cret@host/0", "redis://host/0?password=secret", "rediss://u:secret@host",
+         "redis://:sec?ret@host/0", "redis://:secret/x@host"],
     )  # fmt: skip
     def test_redact_shows_no_password(self, url: str) -> None:
-        assert "secret" not in redact(url) and "cret" not in redact(url) and "host" in redact(url)
+        assert "sec" not in redact(url) and "cret" not in redact(url) and "host" in redact(url)
 
 
 class TestCommand:
@@ -217,7 +218,7 @@ class TestCommand:
         last = self.run("--limit", "1", "--json", url=redis_server.url)
         assert json.loads(last.stdout)["summary"] == "flip"
 
-    def test_follow_goes_on_through_a_restart_of_redis(
+    def test_follow_goes_on_through_a_pause_and_a_restart_of_redis(
         self, redis_server: RedisServer, tmp_path: Path
     ) -> None:
         logged = LoggedRedis(redis_server.client, "market-data")
@@ -233,6 +234,9 @@ class TestCommand:
             until(lambda: "first" in output.read_text(), 10)
             logged.error("a", "second")
             until(lambda: "second" in output.read_text(), 10)
+            redis_server.pause()
+            time.sleep(redis_log.SOCKET_TIMEOUT_S + 1)
+            redis_server.resume()
             redis_server.kill()
             time.sleep(0.1)  # so that the ids of the new stream are greater
             redis_server.start()
@@ -245,7 +249,10 @@ class TestCommand:
             process.kill()
             process.wait()
 
-    @pytest.mark.parametrize("url", ["localhost", f"redis://u:secret@127.0.0.1:{free_port()}/0"])
+    @pytest.mark.parametrize(
+        "url",
+        ["localhost", f"redis://u:secret@127.0.0.1:{free_port()}/0", "redis://:secret/x@host/0"],
+    )
     def test_an_unreachable_redis_is_one_line(self, url: str) -> None:
         done = self.run(url=url)
         assert done.returncode == 1

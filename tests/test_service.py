@@ -206,15 +206,15 @@ class TestRedisGone:
         published = [e["channel"] for e in read_log(redis_server.client, 500, "publish")]
         assert published.count("market:update:5m") == 1
         service.wait_for("ok")
-        assert len(service.lines("event=redis_failing")) == 1
-        assert len(service.lines("event=redis_mended")) == 1
+        assert len(service.lines("event=problem what=redis")) == 1
+        assert len(service.lines("event=problem_over what=redis")) == 1
 
     def test_emptied_while_it_runs(self, start_service: Start, redis_server: RedisServer) -> None:
         service = start_service()
         service.wait_for("ok")
         redis_server.client.flushall()
         until(lambda: len(keys(redis_server.client)) == 116, 5, what="all keys are back")
-        assert service.lines("event=keys_missing")
+        assert service.lines("event=problem what=keys")
 
     def test_a_start_without_redis_fills_it_when_it_comes(
         self, start_service: Start, redis_server: RedisServer
@@ -248,8 +248,8 @@ class TestLimits:
         between = [r for r in exchange.requests if began + 0.3 < r.at < began + 7]
         assert between == []
         service.wait_for("ok")
-        lines = service.lines("event=exchange_")
-        assert len(lines) == 2 and f"after HTTP {status}" in lines[0] and "mended" in lines[1]
+        lines = service.lines("what=exchange")
+        assert len(lines) == 2 and f"after HTTP {status}" in lines[0] and "_over" in lines[1]
 
 
 class TestEnd:
@@ -276,7 +276,7 @@ class TestEnd:
         exchange.clear()
         exchange.fault("ban", seconds=600)
         service = start_service()
-        until(lambda: service.lines("event=exchange_failing"), 10)
+        until(lambda: service.lines("event=problem what=exchange"), 10)
         code, seconds = service.stop()
         assert code == 0 and seconds < 5
 
@@ -352,7 +352,7 @@ market_data.main([])
             finally:
                 process.kill()
                 output, _ = process.communicate()
-        assert 'event=loops_failing reason="hanging: refresh-1h"' in output
+        assert 'event=problem what=loops reason="hanging: refresh-1h"' in output
 
     def test_a_syslog_priority_in_front_where_stdout_is_the_journal(self, tmp_path: Path) -> None:
         log = tmp_path / "journal"
@@ -364,12 +364,12 @@ market_data.main([])
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "market_data.py")], stdout=file, env=environ
             )
-        until(lambda: "event=redis_failing" in log.read_text(), 10)
+        until(lambda: "event=problem what=redis" in log.read_text(), 10)
         process.terminate()
         assert process.wait(10) == 0
         lines = log.read_text().splitlines()
         assert lines[0].startswith("<6>event=start ")
-        assert any(line.startswith("<4>event=redis_failing ") for line in lines)
+        assert any(line.startswith("<4>event=problem what=redis ") for line in lines)
 
 
 class TestCommandLine:
