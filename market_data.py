@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -193,67 +193,57 @@ def _timeframes(text: str) -> tuple[Timeframe, ...]:
     return tuple(timeframes)
 
 
+def _env(default: str, parse: Callable[..., Any], *accepted: Any) -> Any:
+    """A field of Settings: its variable's default, and how and within what its text is read."""
+    return field(metadata={"read": (default, parse, accepted)})
+
+
+_LEVELS = "DEBUG|INFO|WARNING|ERROR"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All settings, checked. README.md lists the environment variables they come from."""
+    """All settings, checked. Each is the environment variable of the same name in capitals."""
 
-    base_url: str
-    redis_url: str
-    symbols: tuple[str, ...]
-    timeframes: tuple[Timeframe, ...]
-    candle_limit: int
-    refresh_offset_ms: int
-    health_host: str
-    health_port: int
-    max_workers: int
-    weight_limit: int
-    message_log_key: str
-    message_log_maxlen: int
-    log_level: str
-    request_timeout: float
+    binance_base_url: str = _env(EXCHANGE_URL, _base_url)
+    redis_url: str = _env(redis_log.DEFAULT_URL, _redis_url)
+    symbols: tuple[str, ...] = _env(DEFAULT_SYMBOLS, _symbols)
+    timeframes: tuple[Timeframe, ...] = _env("5m:30:120,1h:120:300,4h:300:600", _timeframes)
+    candle_limit: int = _env("500", _number, 10, binance.MAX_CANDLES)
+    refresh_offset_ms: int = _env("500", _number, 0, 10_000)
+    health_host: str = _env("127.0.0.1", _text, r"[\w.:-]+", "a host or address")
+    health_port: int = _env("8895", _number, 0, 65535)
+    max_workers: int = _env("16", _number, 1, 64)
+    weight_limit: int = _env("1200", _number, 20, binance.WEIGHT_LIMIT)
+    message_log_key: str = _env(redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
+                                "a key without spaces, not one of market:")  # fmt: skip
+    message_log_maxlen: int = _env(str(redis_log.DEFAULT_MAXLEN), _number, 100, 1_000_000)
+    log_level: str = _env("INFO", _text, _LEVELS, f"one of {_LEVELS}")
+    request_timeout: float = _env("5", _number, 0.1, 60, float)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
         """Raises SettingsError that names each bad variable, its value and what is accepted."""
         problems: list[str] = []
-
-        def read(name: str, default: str, parse: Callable[..., Any], *accepted: Any) -> Any:
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            default, parse, accepted = each.metadata["read"]
+            name = each.name.upper()
             text = environ.get(name, default).strip()
             try:
-                return parse(text, *accepted)
+                values[each.name] = parse(text, *accepted)
             except ValueError as error:
                 problems.append(f"{name}={redact(text)!r}: {error}")
-                return parse(default, *accepted)
-
-        maxlen, levels = str(redis_log.DEFAULT_MAXLEN), "DEBUG|INFO|WARNING|ERROR"
-        settings = cls(
-            base_url=read("BINANCE_BASE_URL", EXCHANGE_URL, _base_url),
-            redis_url=read("REDIS_URL", redis_log.DEFAULT_URL, _redis_url),
-            symbols=read("SYMBOLS", DEFAULT_SYMBOLS, _symbols),
-            timeframes=read("TIMEFRAMES", "5m:30:120,1h:120:300,4h:300:600", _timeframes),
-            candle_limit=read("CANDLE_LIMIT", "500", _number, 10, binance.MAX_CANDLES),
-            refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", _number, 0, 10_000),
-            health_host=read("HEALTH_HOST", "127.0.0.1", _text, r"[\w.:-]+", "a host or address"),
-            health_port=read("HEALTH_PORT", "8895", _number, 0, 65535),
-            max_workers=read("MAX_WORKERS", "16", _number, 1, 64),
-            weight_limit=read("WEIGHT_LIMIT", "1200", _number, 20, 1200),
-            message_log_key=read(
-                "MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
-                "a key without spaces that does not begin with market:",
-            ),
-            message_log_maxlen=read("MESSAGE_LOG_MAXLEN", maxlen, _number, 100, 1_000_000),
-            log_level=read("LOG_LEVEL", "INFO", _text, levels, f"one of {levels}"),
-            request_timeout=read("REQUEST_TIMEOUT", "5", _number, 0.1, 60, float),
-        )  # fmt: skip
-        # The limiter's window is longer than a minute, and the listing weighs up to 20.
-        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + 20
-        if not problems and needed > settings.weight_limit:
-            problems.append(
-                f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
-                "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
-            )
         if problems:
             raise SettingsError(problems)
+        settings = cls(**values)
+        # The limiter's window is longer than a minute, and the listing weighs up to 20.
+        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + 20
+        if needed > settings.weight_limit:
+            raise SettingsError([
+                f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
+                "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
+            ])  # fmt: skip
         return settings
 
     @property
@@ -428,7 +418,7 @@ class MarketData:
         wait, timeout_s = self.stopping.wait, settings.request_timeout
         self._limiter = binance.RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
         self._binance = binance.BinanceClient(
-            settings.base_url, self._limiter, timeout_s=timeout_s, wait=wait,
+            settings.binance_base_url, self._limiter, timeout_s=timeout_s, wait=wait,
             user_agent=f"coinex-market-data/{VERSION}",
         )  # fmt: skip
         self._logged = LoggedRedis(
@@ -883,16 +873,17 @@ def check(settings: Settings) -> int:
         say("redis", info["redis_version"], old and f"{info['redis_version']}: 6.2 is needed")
     except redis.RedisError as error:
         say("redis", "", f"{redact(settings.redis_url)}: {error}")
-    timeout_s, give_up_at = settings.request_timeout, time.monotonic() + CHECK_WITHIN_S
-    client = binance.BinanceClient(settings.base_url, binance.RateLimiter(), timeout_s=timeout_s)
+    url, timeout_s = settings.binance_base_url, settings.request_timeout
+    client = binance.BinanceClient(url, binance.RateLimiter(), timeout_s=timeout_s)
+    give_up_at = time.monotonic() + CHECK_WITHIN_S
     try:
         ahead_s = client.server_time(give_up_at) / 1000 - time.time()
-        say("exchange", settings.base_url)
+        say("exchange", url)
         skewed = abs(ahead_s) > 1 and f"the exchange's is {ahead_s:+.1f} s off this one: use NTP"
         say("clock", "right", skewed)
         statuses = client.exchange_info(settings.symbols, give_up_at)
     except BinanceError as error:
-        say("exchange", "", f"{settings.base_url}: {error}")
+        say("exchange", "", f"{url}: {error}")
         return 1
     traded = [symbol for symbol in settings.symbols if statuses.get(symbol) == "TRADING"]
     for symbol in settings.symbols:
@@ -916,7 +907,7 @@ def serve(settings: Settings) -> int:
         raise RuntimeError(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
         ) from error
-    event(logging.INFO, "start", version=VERSION, exchange=settings.base_url,
+    event(logging.INFO, "start", version=VERSION, exchange=settings.binance_base_url,
           redis=redact(settings.redis_url), health=server.url, symbols=len(settings.symbols),
           timeframes=",".join(timeframe.name for timeframe in settings.timeframes))  # fmt: skip
     server.start()
@@ -966,6 +957,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())
     log.addHandler(handler)
+    logging.raiseExceptions = False  # a log that nobody can read is no reason to end
     log.setLevel(settings.log_level)
     try:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
@@ -979,5 +971,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     exit_code = main()
-    sys.stdout.flush()
+    with suppress(OSError):
+        sys.stdout.flush()
     os._exit(exit_code)  # a worker may still be in a request, and Python would wait for its end

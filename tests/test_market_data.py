@@ -38,7 +38,7 @@ STEP = 300_000
 class TestSettings:
     def test_defaults_are_those_of_the_design(self) -> None:
         settings = Settings.from_env({})
-        assert settings.base_url == "https://api.binance.us"
+        assert settings.binance_base_url == "https://api.binance.us"
         assert len(settings.symbols) == 29 and settings.symbols[0] == "BTCUSDT"
         assert settings.timeframes == (("5m", 30, 120), ("1h", 120, 300), ("4h", 300, 600))
         assert (settings.candle_limit, settings.health_port) == (500, 8895)
