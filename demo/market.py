@@ -9,7 +9,7 @@ count ticks and volumes count lots, whole numbers both, so that sums are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from hashlib import shake_128
 from itertools import accumulate, pairwise
@@ -44,6 +44,9 @@ _WAVES = ((0.25, 137.0), (0.10, 29.0), (0.04, 7.3))
 _DAILY_NOISE = 0.02
 _CACHED_CUTS = 16384  # about 2 kB each; 29 symbols at 5m, 1h and 4h need about 9000
 _CACHED_ROWS = 16384  # about 1 kB each; 29 symbols have 14500 rows of one interval
+
+
+Rows = list[list[Any]]  # the answer of klines
 
 
 class Candle(NamedTuple):
@@ -126,16 +129,8 @@ def whole_candle(symbol: str, step_s: int, open_s: int) -> Candle:
 
 def fixed(value: int, decimals: int) -> str:
     """`value` units of 10**-decimals as the exchange writes it, with eight decimals."""
-    whole, part = divmod(value * 10 ** (8 - decimals), UNITS)
-    return f"{whole}.{part:08d}"
-
-
-def quote_volume(facts: Listing, bar: Candle) -> str:
-    """What was paid for the volume of `bar`, at the mean of its four prices.
-
-    The only figure that does not add up across timeframes, because prices are made before trades.
-    """
-    return fixed(_paid(bar), facts.price_decimals + facts.lot_decimals)
+    whole, part = divmod(abs(value) * 10 ** (8 - decimals), UNITS)
+    return f"{'-' if value < 0 else ''}{whole}.{part:08d}"
 
 
 def row(symbol: str, step_s: int, open_s: int, bar: Candle) -> tuple[Any, ...]:
@@ -144,34 +139,102 @@ def row(symbol: str, step_s: int, open_s: int, bar: Candle) -> tuple[Any, ...]:
     The shares bought by takers are made up from the open time; the last field means nothing.
     """
     facts = listing(symbol)
-    price_scale, lot_scale = 10 ** (8 - facts.price_decimals), 10 ** (8 - facts.lot_decimals)
-    paid_scale = 10 ** (8 - facts.price_decimals - facts.lot_decimals)
+    price, lot = facts.price_decimals, facts.lot_decimals
     paid = _paid(bar)
     share = 80 + open_s // step_s * 2654435761 % 97  # of 256
-    figures = (
-        bar.open * price_scale,
-        bar.high * price_scale,
-        bar.low * price_scale,
-        bar.close * price_scale,
-        bar.volume * lot_scale,
-        paid * paid_scale,
-        (bar.volume * share >> 8) * lot_scale,
-        (paid * share >> 8) * paid_scale,
-    )
-    first, high, low, close, volume, quote, bought, spent = [
-        f"{figure // UNITS}.{figure % UNITS:08d}" for figure in figures
-    ]
-    closes = (open_s + step_s) * 1000 - 1
     return (
-        open_s * 1000, first, high, low, close, volume, closes, quote, bar.trades, bought, spent,
+        open_s * 1000,
+        fixed(bar.open, price),
+        fixed(bar.high, price),
+        fixed(bar.low, price),
+        fixed(bar.close, price),
+        fixed(bar.volume, lot),
+        (open_s + step_s) * 1000 - 1,
+        fixed(paid, price + lot),
+        bar.trades,
+        fixed(bar.volume * share >> 8, lot),
+        fixed(paid * share >> 8, price + lot),
         "0",
-    )  # fmt: skip
+    )
 
 
 @lru_cache(maxsize=_CACHED_ROWS)
 def whole_row(symbol: str, step_s: int, open_s: int) -> tuple[Any, ...]:
     """`row` of a finished candle; to write one takes longer than to work it out."""
     return row(symbol, step_s, open_s, whole_candle(symbol, step_s, open_s))
+
+
+def rows(
+    symbol: str,
+    step_s: int,
+    limit: int,
+    start_ms: int | None,
+    end_ms: int | None,
+    listed_s: int,
+    now: float,
+    change: Callable[[int, Candle], Candle | None] | None = None,
+) -> Rows:
+    """The rows of a klines answer at `now`, for a symbol traded since `listed_s`.
+
+    The candles open in [start_ms, end_ms]: the first ones if there is a start, else the last; both
+    ends are open-ended if None. `change(open_s, candle)` says what takes a candle's place, if any.
+    """
+    first = listed_s // step_s * step_s
+    if start_ms is not None:
+        first = max(first, -(-start_ms // (step_s * 1000)) * step_s)  # rounded up
+    last = int(now if end_ms is None else min(now, end_ms // 1000)) // step_s * step_s
+    opens = range(first, last + 1, step_s)
+    found: Rows = []
+    for open_s in opens if start_ms is not None else reversed(opens):
+        if len(found) == limit:
+            break
+        if listed_s <= open_s and open_s + step_s <= int(now) and not change:
+            found.append([*whole_row(symbol, step_s, open_s)])
+            continue
+        # As far as it has come: what was over by the last full second.
+        bar = candle(symbol, max(open_s, listed_s), min(open_s + step_s, int(now)))
+        changed = change(open_s, bar) if change else bar
+        if changed:
+            found.append([*row(symbol, step_s, open_s, changed)])
+    return found if start_ms is not None else found[::-1]
+
+
+MINI_TICKER = (
+    "symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume",
+    "openTime", "closeTime", "firstId", "lastId", "count",
+)  # fmt: skip
+
+
+def ticker(symbol: str, day: Candle, close_ms: int) -> dict[str, Any]:
+    """The 24 h figures of a ticker/24hr answer, for the `day` that ends at `close_ms`."""
+    facts = listing(symbol)
+    open_ms = close_ms - DAY_S * 1000
+    first_id = open_ms // 1000
+
+    def price(ticks: int) -> str:
+        return fixed(ticks, facts.price_decimals)
+
+    return {
+        "symbol": symbol,
+        "priceChange": price(day.close - day.open),
+        "priceChangePercent": f"{100 * (day.close / day.open - 1):.3f}",
+        "weightedAvgPrice": price((day.open + day.high + day.low + day.close) // 4),
+        "prevClosePrice": price(day.open),
+        "lastPrice": price(day.close),
+        "lastQty": fixed(day.volume // max(day.trades, 1), facts.lot_decimals),
+        "bidPrice": price(day.close - 1),
+        "askPrice": price(day.close + 1),
+        "openPrice": price(day.open),
+        "highPrice": price(day.high),
+        "lowPrice": price(day.low),
+        "volume": fixed(day.volume, facts.lot_decimals),
+        "quoteVolume": fixed(_paid(day), facts.price_decimals + facts.lot_decimals),
+        "openTime": open_ms,
+        "closeTime": close_ms,
+        "firstId": first_id,
+        "lastId": first_id + day.trades - 1,
+        "count": day.trades,
+    }
 
 
 # --- how blocks are made ---
@@ -183,7 +246,10 @@ def _units(key: str, count: int) -> list[float]:
 
 
 def _paid(bar: Candle) -> int:
-    """What the volume of `bar` cost, in ticks times lots."""
+    """What the volume of `bar` cost at the mean of its four prices, in ticks times lots.
+
+    The only figure that does not add up across timeframes, because prices are made before trades.
+    """
     return bar.volume * (bar.open + bar.high + bar.low + bar.close) // 4
 
 

@@ -22,7 +22,9 @@ import pytest
 import requests
 
 from demo import market
-from demo.exchange import _KINDS, REFUSALS_TO_BAN, Exchange
+from demo.exchange import Exchange
+from demo.faults import KINDS
+from demo.rules import REFUSALS_TO_BAN
 
 NOW = 1_764_000_123.4  # 2025-11-24 16:02:03, in the middle of a 5m, a 1h and a 4h candle
 DAY = 1_763_942_400  # that day's midnight
@@ -703,7 +705,7 @@ def test_stop_waits_for_no_fault(exchange: Exchange, kind: str) -> None:
 def test_every_fault_is_tested() -> None:
     elsewhere = {"late", "revised", "gap", "used_weight", "short_body", "huge", "reset", "drip",
                  "silent"}  # fmt: skip
-    assert set(_KINDS) == {*SEEN, *TICKER_SEEN, *elsewhere}
+    assert set(KINDS) == {*SEEN, *TICKER_SEEN, *elsewhere}
 
 
 def test_an_unknown_fault_is_refused(exchange: Exchange) -> None:
