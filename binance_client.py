@@ -41,7 +41,7 @@ WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
 REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
 
-MAX_ANSWER_BYTES = 10_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
+MAX_ANSWER_BYTES = 5_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
 CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
 MAX_TRIES = 3
 BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
@@ -53,6 +53,8 @@ class BinanceError(Exception):
 
     def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
         super().__init__(reason)
+        # Parts of it are the exchange's words: nothing may get through that is not plain text.
+        reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
         self.reason, self.symbol, self.status, self.code = reason, "", status, code
 
     def __str__(self) -> str:
@@ -253,6 +255,11 @@ class _HTTPSConnection(HTTPSConnection):
     response_class: Any = staticmethod(_bounded)
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """None: following is off, but requests would still read the body and the address."""
+
+
 class _BoundedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
@@ -373,7 +380,7 @@ class BinanceClient:
         """This thread's own session."""
         session: requests.Session | None = getattr(self._local, "session", None)
         if session is None:
-            session = self._local.session = requests.Session()
+            session = self._local.session = _Session()
             session.headers["User-Agent"] = self._user_agent
             session.trust_env = False  # no proxy and no .netrc: nobody stands in between
             session.mount("http://", _BoundedAdapter())
@@ -409,7 +416,7 @@ def _list_param(symbols: Sequence[str]) -> str:
 
 def _header_int(response: requests.Response, name: str, default: int) -> int:
     text = response.headers.get(name, "").strip()
-    return int(text) if re.fullmatch("[0-9]{1,7}", text) else default
+    return int(text[:9]) if re.fullmatch("[0-9]{1,99}", text) else default
 
 
 def _error_of(response: requests.Response, body: bytes) -> BinanceError:
@@ -421,7 +428,7 @@ def _error_of(response: requests.Response, body: bytes) -> BinanceError:
         answer = json.loads(body)
         code, message = int(answer["code"]), str(answer["msg"])[:200]
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        what = "redirects are not followed" if status < 400 else _excerpt(body)
+        what = "redirects are not followed" if 300 <= status < 400 else _excerpt(body)
         return Rejected(f"HTTP {status}: {what}", status=status)
     return Rejected(f"HTTP {status}: {message} (code {code})", status=status, code=code)
 

@@ -78,7 +78,8 @@ class HealthServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         host, port = self.server_address[:2]
-        return f"http://{host!s}:{port}/health"
+        name = f"[{host!s}]" if self.address_family == socket.AF_INET6 else host
+        return f"http://{name!s}:{port}/health"
 
     def start(self) -> None:
         self._thread.start()

@@ -95,17 +95,25 @@ def event(level: int, name: str, **fields: object) -> None:
     log.log(level, " ".join(line))
 
 
+_bugs_said: set[str] = set()
+
+
 def log_bug(error: Exception) -> None:
+    """Say once where a defect showed."""
     at = traceback.extract_tb(error.__traceback__)[-1]
-    event(logging.ERROR, "bug", error=repr(error), where=f"{Path(at.filename).name}:{at.lineno}")
+    where = f"{Path(at.filename).name}:{at.lineno}"
+    if where not in _bugs_said:
+        _bugs_said.add(where)
+        event(logging.ERROR, "bug", error=repr(error), where=where)
 
 
 class _LineFormatter(logging.Formatter):
     """Puts a syslog priority first if stdout is the journal, else time and level."""
 
     priorities = MappingProxyType({"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3})
-    stdout = os.fstat(1)
-    to_journal = os.environ.get("JOURNAL_STREAM") == f"{stdout.st_dev}:{stdout.st_ino}"
+    to_journal = False
+    with suppress(OSError):  # stdout may be closed
+        to_journal = os.environ.get("JOURNAL_STREAM") == "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
 
     def format(self, record: logging.LogRecord) -> str:
         if self.to_journal:
@@ -169,7 +177,7 @@ def _redis_url(text: str) -> str:
 
 def _symbols(text: str) -> tuple[str, ...]:
     symbols = tuple(symbol.strip().upper() for symbol in text.split(","))
-    valid = all(re.fullmatch(r"[A-Z0-9]{2,20}", symbol) for symbol in symbols)
+    valid = text.isascii() and all(re.fullmatch(r"[A-Z0-9]{2,20}", symbol) for symbol in symbols)
     if not valid or len(set(symbols)) < len(symbols):
         raise ValueError("must be the exchange's symbols, each once, like BTCUSDT,ETHUSDT")
     return symbols
@@ -275,8 +283,12 @@ class Series:
     times: list[int]
     texts: list[str]
     fetched_at: float  # when it was asked for: what came cannot be older
-    ttl_s: int
+    expires_at: float
     reread_at: float  # when to read it whole again
+
+    @property
+    def newest_ms(self) -> int:
+        return self.times[-1]
 
     def json(self) -> str:
         return f"[{','.join(self.texts)}]"
@@ -291,7 +303,11 @@ class Price:
 
     ticker: Ticker
     fetched_at: float
-    ttl_s: int = PRICE_TTL_S
+    expires_at: float
+
+    @property
+    def newest_ms(self) -> int:
+        return self.ticker.timestamp
 
     def json(self) -> str:
         return json.dumps(self.ticker._asdict(), separators=(",", ":"))
@@ -504,17 +520,16 @@ class MarketData:
                 if count < limit:
                     candles = self._binance.klines(symbol, timeframe.name, count, give_up_at)
                     if joined := join(held, candles, step_ms, limit):
-                        return {key: Series(*joined, asked_at, timeframe.ttl_s, held.reread_at)}
+                        expires_at = asked_at + timeframe.ttl_s
+                        return {key: Series(*joined, asked_at, expires_at, held.reread_at)}
             asked_at = boot_s()
             candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at)
         except BinanceError as error:
             return {key: error}
-        if isinstance(held, Series) and candles[-1].timestamp < held.times[-1] \
-                and asked_at < held.fetched_at + held.ttl_s:  # later, such an answer is believed
-            return {key: binance.BadResponse("the answer ends before what is held")}
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
-        return {key: Series(*encode(candles), asked_at, timeframe.ttl_s, reread_at)}
+        expires_at = asked_at + timeframe.ttl_s
+        return {key: Series(*encode(candles[-limit:]), asked_at, expires_at, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it
@@ -541,10 +556,12 @@ class MarketData:
             half = len(symbols) // 2  # and so on, to learn which one it is
             first = self._fetch_prices(symbols[:half], give_up_at)
             return first | self._fetch_prices(symbols[half:], give_up_at)
+        expires_at = asked_at + PRICE_TTL_S
         return {
-            price_key(symbol): Price(found, asked_at) if isinstance(found, Ticker) else found
+            price_key(symbol): Price(found, asked_at, expires_at)
+            if isinstance(found, Ticker) else found
             for symbol, found in tickers.items()
-        }
+        }  # fmt: skip
 
     def _store(self, timeframe: str, results: Results, started: float) -> Update:
         """Hold what was read, leave alone what was not, and say what broke or mended."""
@@ -553,7 +570,12 @@ class MarketData:
         updated: set[str] = set()
         failed: set[str] = set()
         with self._lock:
-            for key, result in results.items():
+            now = boot_s()
+            for key, read in results.items():
+                result, held = read, self._held.get(key)
+                if held and held.expires_at > now and not isinstance(read, BinanceError) \
+                        and read.newest_ms < held.newest_ms:  # it is believed once held is stale
+                    result = binance.BadResponse("the answer is older than what is held")
                 _, kind, symbol, *name = key.split(":")
                 what = name[0] if name else kind
                 if name:
@@ -595,57 +617,65 @@ class MarketData:
 
     # --- Redis ---
 
-    def commit(self) -> bool:
-        """Send Redis all that it lacks, as one transaction; False if it did not take it.
+    def commit(self, wait: bool = True) -> bool:
+        """Send Redis all that it lacks, as one transaction; False if it did not take it, or if
+        `wait` is False and another thread is at it.
 
         What another loop has stored meanwhile goes along, its candles and its publish together.
         """
+        if not self._commit_lock.acquire(blocking=wait):
+            return False
+        try:
+            return self._send()
+        finally:
+            self._commit_lock.release()
+
+    def _send(self) -> bool:
+        """The body of `commit`. Called with _commit_lock held."""
         names = [timeframe.name for timeframe in self.settings.timeframes]
-        with self._commit_lock:
-            with self._lock:
-                now = boot_s()
-                entries = {key: self._held[key] for key in self._unwritten}
-                errors, updates = dict(self._unlogged), dict(self._unpublished)
-                gone = {name: self._gone(name, now) for name in updates}
-                brought = {name for name, update in updates.items() if update.updated}
-                since_all = self._published_since_all | brought
-                all_done = bool(updates) and len(since_all) == len(names)
-                last = [each.without(self._gone(name, now)) for name, each in self._last.items()]
-                of_all = Update.of_all(last) if all_done else None
-            batch = self._logged.batch()
-            for key, entry in entries.items():
-                if (left_s := entry.fetched_at + entry.ttl_s - now) > 0:
-                    batch.cache_write(key, entry.json(), left_s, entry.summary())
-            for key, reason in errors.items():
-                batch.error(key, reason)
-            for name in updates:
-                update = updates[name].without(gone[name])
-                batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
-            if of_all:
-                payload = of_all.json(timeframes=names)
-                batch.publish(update_channel("all"), payload, of_all.summary())
-            try:
-                self._logged.send(batch)
-            except redis.RedisError as error:
-                self._note("redis", error)
-                return False
-            with self._lock:
-                self._unwritten -= {key for key in entries if self._held[key] is entries[key]}
-                for key in errors:
-                    self._unlogged.pop(key, None)
-                for name, update in updates.items():
-                    if self._unpublished[name] is update:
-                        del self._unpublished[name]
-                self._published_since_all = set() if of_all else since_all
-                self._filled = self._filled or all_done
+        with self._lock:
+            now = boot_s()
+            entries = {key: self._held[key] for key in self._unwritten}
+            errors, updates = dict(self._unlogged), dict(self._unpublished)
+            told = {name: updates[name].without(self._gone(name, now)) for name in updates}
+            brought = {name for name, update in updates.items() if update.updated}
+            since_all = self._published_since_all | brought
+            all_done = bool(updates) and len(since_all) == len(names)
+            last = [each.without(self._gone(name, now)) for name, each in self._last.items()]
+            of_all = Update.of_all(last) if all_done else None
+        batch = self._logged.batch()
+        for key, entry in entries.items():
+            if (left_s := entry.expires_at - now) > 0:
+                batch.cache_write(key, entry.json(), left_s, entry.summary())
+        for key, reason in errors.items():
+            batch.error(key, reason)
+        for name, update in told.items():
+            batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
+        if of_all:
+            payload = of_all.json(timeframes=names)
+            batch.publish(update_channel("all"), payload, of_all.summary())
+        try:
+            self._logged.send(batch)
+        except redis.RedisError as error:
+            self._note("redis", error)
+            return False
+        with self._lock:
+            self._unwritten -= {key for key in entries if self._held[key] is entries[key]}
+            for key in errors:
+                self._unlogged.pop(key, None)
+            for name, update in updates.items():
+                if self._unpublished[name] is update:
+                    del self._unpublished[name]
+            self._published_since_all = set() if of_all else since_all
+            self._filled = self._filled or all_done
         self._note("redis", "")
         return True
 
     def _gone(self, timeframe: str, now: float) -> set[str]:
         """The symbols whose candles are too old to be shown. Called with _lock held."""
         keys = {symbol: ohlcv_key(symbol, timeframe) for symbol in self.settings.symbols}
-        return {s for s, key in keys.items() if key not in self._held
-                or self._held[key].fetched_at + self._held[key].ttl_s <= now}  # fmt: skip
+        return {symbol for symbol, key in keys.items()
+                if key not in self._held or self._held[key].expires_at <= now}  # fmt: skip
 
     def _note(self, what: str, problem: object) -> None:
         """Log a problem of `what` when it begins, and its end, which is a `problem` of "".
@@ -664,7 +694,7 @@ class MarketData:
             now = boot_s()
             live = [
                 key for key, entry in self._held.items()
-                if key not in self._unwritten and entry.fetched_at + entry.ttl_s - now > KEEP_S
+                if key not in self._unwritten and entry.expires_at - now > KEEP_S
             ]  # fmt: skip
         pipeline: Any = self._redis.pipeline(transaction=False)
         pipeline.exists(*live, "market:none")  # which is never there: EXISTS needs a key
@@ -672,12 +702,11 @@ class MarketData:
         try:
             present, length = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
-            present, length = error, 0
-        if isinstance(present, Exception):
-            self._note("redis", present)
+            self._note("redis", error)
             return
-        missing = len(live) - present
-        self._note("keys", f"{missing} keys vanished before their time" if missing > 0 else "")
+        missing = 0 if isinstance(present, Exception) else len(live) - present
+        vanished = f"{missing} keys vanished before their time" if missing > 0 else ""
+        self._note("keys", present if isinstance(present, Exception) else vanished)
         rewriting = missing > 0 and now >= self._rewrite_after
         if rewriting:
             self._rewrite_after = now + REWRITE_PAUSE_S
@@ -686,7 +715,7 @@ class MarketData:
             self._unwritten.update(live if rewriting else [])
             behind = bool(self._unwritten or self._unpublished or self._unlogged)
         if behind:
-            self.commit()
+            self.commit(wait=False)
         else:
             self._note("redis", "")
 
@@ -768,7 +797,7 @@ class MarketData:
         body: dict[str, Any] = {
             "last_success": iso_ms(time.time() - (now - at)) if at else None,
             "age_s": round(now - at, 1) if at else None,
-            "fresh": sum(entry.fetched_at + entry.ttl_s > now for entry in held),
+            "fresh": sum(entry.expires_at > now for entry in held),
         }
         if name != "price":
             body["candles"] = sum(len(entry.times) for entry in held if isinstance(entry, Series))
@@ -918,7 +947,10 @@ def serve(settings: Settings) -> int:
             signum, received_at = signals.get(timeout=KEEP_S)
             break
         except queue.Empty:
-            service.keep()
+            try:
+                service.keep()
+            except Exception as error:  # a bug, which must not end the program
+                log_bug(error)
             code, health = service.health()
             fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
             lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
@@ -971,6 +1003,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     exit_code = main()
-    with suppress(OSError):
+    with suppress(OSError, AttributeError):  # None where stdout is closed
         sys.stdout.flush()
     os._exit(exit_code)  # a worker may still be in a request, and Python would wait for its end

@@ -41,8 +41,9 @@ def connect(url: str) -> redis.Redis:
     """
     try:
         client = redis.Redis.from_url(
-            url, decode_responses=True, socket_timeout=SOCKET_TIMEOUT_S,
-            socket_connect_timeout=SOCKET_TIMEOUT_S, retry=Retry(NoBackoff(), 0),
+            url, decode_responses=True, encoding_errors="backslashreplace",
+            socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=SOCKET_TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
         )  # fmt: skip
         client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
     except (ValueError, TypeError):
@@ -203,7 +204,7 @@ def read_log(
     while len(found) < limit:
         count = PAGE if type or source else limit
         page: Any = client.xrevrange(key, max=before, count=count)
-        found += [{"id": id_} | fields for id_, fields in page if _matches(fields, type, source)]
+        found += [fields | {"id": id_} for id_, fields in page if _matches(fields, type, source)]
         if not page:
             break
         before = f"({page[-1][0]}"
@@ -222,7 +223,7 @@ def follow_log(
             for id_, fields in page:
                 after = id_
                 if _matches(fields, type, source):
-                    yield {"id": id_} | fields
+                    yield fields | {"id": id_}
 
 
 def _matches(fields: Entry, type: str | None, source: str | None) -> bool:

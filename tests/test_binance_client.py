@@ -370,6 +370,12 @@ class TestSockets:
         assert isinstance(error, RateLimited) and error.retry_in_s == pytest.approx(120, abs=1)
         assert seconds < 1
 
+    @pytest.mark.parametrize("location", [b"http://[::1", b"\xff\xfe", b"http://127.0.0.1:1/"])
+    def test_a_redirect_is_neither_followed_nor_looked_at(self, location: bytes) -> None:
+        head = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 2\r\n\r\n{}"
+        error, _ = self.ask(head)
+        assert isinstance(error, Rejected) and "redirects are not followed" in str(error)
+
     def test_a_broken_answer_can_be_tried_again(self) -> None:
         error, _ = self.ask(b"nonsense\r\n\r\n")
         assert isinstance(error, Retryable)

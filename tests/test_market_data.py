@@ -61,6 +61,7 @@ class TestSettings:
             ("BINANCE_BASE_URL", "", "loopback"),
             ("SYMBOLS", "", "BTCUSDT"), ("SYMBOLS", "BTC/USDT", "BTCUSDT"),
             ("SYMBOLS", "BTCUSDT,BTCUSDT", "each once"), ("SYMBOLS", "BTCUSDT,", "BTCUSDT"),
+            ("SYMBOLS", "\xdfUSDT", "BTCUSDT"),
             ("HEALTH_PORT", "http", "65535"), ("HEALTH_PORT", "65536", "65535"),
             ("HEALTH_HOST", "a b", "host"), ("CANDLE_LIMIT", "5000", "1000"),
             ("CANDLE_LIMIT", "9", "10"), ("CANDLE_LIMIT", "1e2", "whole"),
@@ -117,7 +118,7 @@ class TestLogLines:
 
 
 def series(*times: int) -> Series:
-    return Series(*encode([candle(t) for t in times]), 0.0, 120, 0.0)
+    return Series(*encode([candle(t) for t in times]), 0.0, 120.0, 0.0)
 
 
 def candle(time_: int, close: float = 1.0) -> Candle:
@@ -519,6 +520,29 @@ class TestFaults:
         assert not fake.exists("market:price:ETHUSDT")
         assert list(service.health()[1]["prices"]["failing"]) == ["ETHUSDT"]
 
+    def test_a_price_that_is_older_is_refused(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
+    ) -> None:
+        service = make()
+        turn(service)
+        before = fake.get("market:price:ETHUSDT")
+        exchange.fault("lagging", path="ticker/24hr", symbol="ETHUSDT", seconds=100)
+        turn(service)
+        assert fake.get("market:price:ETHUSDT") == before
+        assert "older" in service.health()[1]["prices"]["failing"]["ETHUSDT"]
+
+    def test_words_of_the_exchange_reach_no_log_unescaped(
+        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        exchange.fault("status", status=400, msg="\ud800 \x1b[31m\nevil", symbol="ETHUSDT")
+        service = make()
+        turn(service)
+        reason = service.health()[1]["timeframes"]["5m"]["failing"]["ETHUSDT"]
+        assert reason.isprintable() and r"\ud800 \x1b[31m\nevil" in reason
+        assert any("ETHUSDT" in message for message in caplog.messages)
+        assert fake.exists("market:ohlcv:BTCUSDT:5m") and len(read_log(fake, 10, "error")) == 4
+
     def test_a_dead_exchange_is_said_once_and_ends_within_the_interval(
         self, make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -548,7 +572,8 @@ class TestFaults:
         assert limits == [50, 3, 50]
         assert fake.get("market:ohlcv:BTCUSDT:5m") == before
         assert fake.pexpiretime("market:ohlcv:BTCUSDT:5m") == expires
-        assert "ends before" in service.health()[1]["timeframes"]["5m"]["failing"]["BTCUSDT"]
+        failing = service.health()[1]["timeframes"]["5m"]["failing"]
+        assert failing == {"BTCUSDT": "the answer is older than what is held"}
         exchange.clear()
         turn(service)
         assert service.health()[1]["timeframes"]["5m"]["failing"] == {}

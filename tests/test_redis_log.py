@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -167,6 +168,12 @@ class TestReadLog:
         found = read_log(filled, limit, type_, source)
         assert [entry["summary"] for entry in found] == plain[:limit]
 
+    def test_entries_that_others_wrote_badly(self, redis_server: RedisServer) -> None:
+        client: Any = redis_server.client
+        client.xadd(DEFAULT_KEY, {"summary": b"\xff\xfe", "id": "evil"})
+        [entry] = read_log(client)
+        assert entry["summary"] == r"\xff\xfe" and re.fullmatch(r"\d+-0", entry["id"])
+
     def test_an_empty_log(self, fake: redis.Redis) -> None:
         assert read_log(fake, 10, "signal") == []
 
@@ -228,6 +235,8 @@ class TestCommand:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "redis_log.py"), "--follow"],
                 stdout=file, stderr=subprocess.DEVNULL,
+                # Where the tests run in the background, SIGINT is ignored from the start.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 env={"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url},
             )  # fmt: skip
         try:
@@ -243,7 +252,7 @@ class TestCommand:
             logged.error("a", "third")
             until(lambda: "third" in output.read_text(), 10)
             assert len(output.read_text().splitlines()) == 3
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             assert process.wait(10) == 130
         finally:
             process.kill()

@@ -292,6 +292,30 @@ class TestEnd:
         assert code == 0 and seconds < 5
 
 
+class TestOutput:
+    @pytest.mark.parametrize("to", [">&-", "| head -1", ">/dev/full"])
+    def test_a_log_that_nobody_can_read_ends_nothing(
+        self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path, to: str
+    ) -> None:
+        environ = {"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url, "HEALTH_PORT": "0",
+                   "BINANCE_BASE_URL": exchange.url, **FAST}  # fmt: skip
+        errors = tmp_path / "errors"
+        start = f"{sys.executable} {ROOT / 'market_data.py'} & echo $! >&3; wait"
+        with errors.open("w") as file:
+            shell = subprocess.Popen(
+                f"exec 3>&2; {{ {start}; }} {to}",
+                shell=True, executable="/bin/bash", stderr=file, env=environ, cwd=tmp_path,
+                stdout=subprocess.DEVNULL,
+            )  # fmt: skip
+        until(lambda: len(keys(redis_server.client)) == 40, 20, what="the fill")
+        time.sleep(5)  # a refresh or two more
+        service = psutil.Process(int(errors.read_text().split()[0]))
+        service.terminate()
+        service.wait(5)
+        shell.wait(5)
+        assert "Traceback" not in errors.read_text()
+
+
 class TestSystemd:
     def test_ready_status_watchdog_and_stopping(self, start_service: Start, tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
