@@ -986,6 +986,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain(problem)
         return 2
     run = once if arguments.once else check if arguments.check else serve
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends what is begun; serve has its own
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())
     log.addHandler(handler)
