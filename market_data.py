@@ -986,6 +986,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain(problem)
         return 2
     run = once if arguments.once else check if arguments.check else serve
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends what is begun; serve has its own
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())

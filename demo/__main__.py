@@ -85,7 +85,8 @@ def watch(exchange: Exchange, service: subprocess.Popen[str]) -> None:
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT may be ignored from the start
+        signal.signal(number, _interrupt)
     redis_url = f"redis://127.0.0.1:{port_near(16379)}/0"
     health_port = port_near(8895)
     with Exchange(port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS) as exchange:
