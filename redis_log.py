@@ -62,7 +62,7 @@ def iso_ms(seconds: float) -> str:
     return text.replace("+00:00", "Z")
 
 
-class _Verbs:
+class _LoggedOperations:
     """The logged operations. What is done with a command and its log entry, `_do` decides."""
 
     source: str
@@ -102,7 +102,7 @@ class _Verbs:
         }
 
 
-class Batch(_Verbs):
+class Batch(_LoggedOperations):
     """Operations to be sent together by LoggedRedis.send."""
 
     def __init__(self, source: str) -> None:
@@ -116,7 +116,7 @@ class Batch(_Verbs):
         self.entries.append(entry)
 
 
-class LoggedRedis(_Verbs):
+class LoggedRedis(_LoggedOperations):
     """The operations of a program called `source`, each done and logged at once.
 
     Every method raises redis.RedisError if the operation failed. A log that cannot be written
