@@ -464,23 +464,26 @@ def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
         if not isinstance(row, list) or len(row) < KLINE_FIELDS:
             raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
         open_ms, numbers = row[0], row[1:6]
-        name = f"candle {str(open_ms)[:20]}"
         if type(open_ms) is not int or open_ms % step_ms:
-            raise BadResponse(f"{name}: not the open time of a {timeframe} candle")
+            raise _bad_candle(open_ms, f"not the open time of a {timeframe} candle")
         if open_ms <= previous_ms:
-            raise BadResponse(f"{name}: not in order")
+            raise _bad_candle(open_ms, "not in order")
         if open_ms > now_ms + CLOCK_SKEW_MS:
-            raise BadResponse(f"{name}: from the future, by this machine's clock")
+            raise _bad_candle(open_ms, "from the future, by this machine's clock")
         texts = all(type(number) is str for number in numbers)
         if not texts or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
-            raise BadResponse(f"{name}: not made of numbers: {str(numbers)[:80]}")
+            raise _bad_candle(open_ms, f"not made of numbers: {str(numbers)[:80]}")
         candle = Candle(open_ms, *map(float, numbers))
         _, opened, high, low, close, volume = candle
         if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
-            raise BadResponse(f"{name}: contradicts itself: {str(numbers)[:80]}")
+            raise _bad_candle(open_ms, f"contradicts itself: {str(numbers)[:80]}")
         candles.append(candle)
         previous_ms = open_ms
     return candles
+
+
+def _bad_candle(open_ms: object, what: str) -> BadResponse:
+    return BadResponse(f"candle {str(open_ms)[:20]}: {what}")
 
 
 def parse_tickers(

@@ -637,19 +637,22 @@ class MarketData:
             now = boot_s()
             entries = {key: self._held[key] for key in self._unwritten}
             errors, updates = dict(self._unlogged), dict(self._unpublished)
-            told = {name: updates[name].without(self._gone(name, now)) for name in updates}
+            gone = {name: self._gone(name, now) for name in self._last}
             brought = {name for name, update in updates.items() if update.updated}
             since_all = self._published_since_all | brought
             all_done = bool(updates) and len(since_all) == len(names)
-            last = [each.without(self._gone(name, now)) for name, each in self._last.items()]
-            of_all = Update.of_all(last) if all_done else None
+            last = dict(self._last)
+        of_all = None
+        if all_done:
+            of_all = Update.of_all([last[name].without(gone[name]) for name in names])
         batch = self._logged.batch()
         for key, entry in entries.items():
             if (left_s := entry.expires_at - now) > 0:
                 batch.cache_write(key, entry.json(), left_s, entry.summary())
         for key, reason in errors.items():
             batch.error(key, reason)
-        for name, update in told.items():
+        for name in updates:
+            update = updates[name].without(gone[name])
             batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
         if of_all:
             payload = of_all.json(timeframes=names)
