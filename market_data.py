@@ -940,7 +940,8 @@ def serve(settings: Settings) -> int:
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
         ) from error
     event(logging.INFO, "start", version=VERSION, exchange=settings.binance_base_url,
-          redis=redact(settings.redis_url), health=server.url, symbols=len(settings.symbols),
+          redis=redact(settings.redis_url), health=f"{server.url}/health",
+          symbols=len(settings.symbols),
           timeframes=",".join(timeframe.name for timeframe in settings.timeframes))  # fmt: skip
     server.start()
     service.start()

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from redis.backoff import NoBackoff
@@ -31,6 +32,13 @@ PAGE = 2000  # entries read at once while looking for those that match
 
 Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; read: and id
 Command = tuple[Any, ...]
+
+
+class Read(NamedTuple):
+    """What a key held: None if it is missing. It expires `left_s` seconds later, inf: never."""
+
+    value: str | None
+    left_s: float
 
 
 def connect(url: str) -> redis.Redis:
@@ -70,11 +78,12 @@ class _LoggedOperations:
     def _do(self, command: Command | None, entry: Entry) -> None:
         raise NotImplementedError
 
-    def cache_write(self, key: str, value: str, ttl_s: float, summary: str = "") -> None:
+    def cache_write(
+        self, key: str, value: str, ttl_s: float = math.inf, summary: str = ""
+    ) -> None:
         """SET `key`, to expire `ttl_s` seconds from now, however late Redis gets to it."""
-        expires_at_ms = int((time.time() + ttl_s) * 1000)
-        command = ("SET", key, value, "PXAT", expires_at_ms)
-        self._do(command, self._entry("cache_write", key, summary, value))
+        expiry = () if ttl_s == math.inf else ("PXAT", int((time.time() + ttl_s) * 1000))
+        self._do(("SET", key, value, *expiry), self._entry("cache_write", key, summary, value))
 
     def publish(self, channel: str, payload: str, summary: str = "") -> None:
         self._do(("PUBLISH", channel, payload), self._entry("publish", channel, summary, payload))
@@ -91,13 +100,15 @@ class _LoggedOperations:
         """Only log: what went wrong with `channel`, which is a key or a channel."""
         self._do(None, self._entry("error", channel, summary, ""))
 
-    def _entry(self, type_: str, channel: str, summary: str, payload: str) -> Entry:
+    def _entry(self, type_: str, channel: str, summary: str, payload: str | int) -> Entry:
+        """`payload` is what is sent, or its size in bytes."""
+        size = payload if isinstance(payload, int) else len(payload.encode())
         return {
             "type": type_,
             "channel": channel,
             "source": self.source,
             "summary": summary,
-            "payload_size": str(len(payload.encode())),
+            "payload_size": str(size),
             "timestamp": iso_ms(time.time()),
         }
 
@@ -156,18 +167,27 @@ class LoggedRedis(_LoggedOperations):
             if isinstance(answer, Exception):
                 raise answer
 
-    def cache_read(self, *keys: str) -> list[str | None]:
-        """The value of each key, None where there is none, in one MGET; then the log entries."""
-        values: list[str | None] = self._client.mget(keys)  # type: ignore[assignment]
+    def cache_read(self, *keys: str) -> list[Read]:
+        """What each key holds, in one transaction; then one log entry for all of them."""
+        pipeline: Any = self._client.pipeline(transaction=True)
+        pipeline.mget(keys)
+        for key in keys:
+            pipeline.pttl(key)
+        values, *ttls_ms = pipeline.execute()
+        missing, size = values.count(None), sum(len((value or "").encode()) for value in values)
+        summary = "missing" if missing else ""
+        if len(keys) > 1:
+            summary = f"{len(keys)} keys" + f", {missing} missing" * bool(missing)
         batch = self.batch()
-        for key, value in zip(keys, values, strict=True):
-            summary = "missing" if value is None else ""
-            batch.entries.append(self._entry("cache_read", key, summary, value or ""))
+        batch.entries.append(self._entry("cache_read", _pattern(keys), summary, size))
         try:
             self.send(batch)
         except redis.RedisError as error:
             self.log_error = str(error)
-        return values
+        return [
+            Read(value, math.inf if ttl_ms == -1 else max(0, ttl_ms) / 1000)
+            for value, ttl_ms in zip(values, ttls_ms, strict=True)
+        ]
 
     def _do(self, command: Command | None, entry: Entry) -> None:
         batch = self.batch()
@@ -191,6 +211,12 @@ class LoggedRedis(_LoggedOperations):
         return answers[:first] + answers[last:], refused
 
 
+def _pattern(keys: tuple[str, ...]) -> str:
+    """A key as it is; several as one glob pattern, like market:ohlcv:*:5m."""
+    parts = zip(*(key.split(":") for key in keys), strict=False)
+    return ":".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
+
+
 # --- reading the log ---
 
 
@@ -199,31 +225,39 @@ def read_log(
     *, key: str = DEFAULT_KEY,
 ) -> list[Entry]:  # fmt: skip
     """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
+    # A client that leaves entries as the flat lists that they come as: to make dicts of all
+    # 10,000 takes as long again as to read them.
+    reader = redis.Redis(connection_pool=client.connection_pool)
+    reader.set_response_callback("XREVRANGE", lambda response, **_: response)
     found: list[Entry] = []
     before = "+"
     while len(found) < limit:
         count = PAGE if type or source else limit
-        page: Any = client.xrevrange(key, max=before, count=count)
-        found += [fields | {"id": id_} for id_, fields in page if _matches(fields, type, source)]
-        if not page:
+        page: Any = reader.xrevrange(key, max=before, count=count)
+        for id_, flat in page:
+            if (type is None or type in flat) and (source is None or source in flat):
+                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+                if _matches(fields, type, source):
+                    found.append(fields | {"id": id_})
+        if len(page) < count:
             break
         before = f"({page[-1][0]}"
     return found[:limit]
 
 
 def follow_log(
-    client: redis.Redis, after: str, type: str | None = None, source: str | None = None,
-    *, key: str = DEFAULT_KEY,
-) -> Iterator[Entry]:  # fmt: skip
-    """Entries as they are added, oldest first, from behind the entry id `after`; never ends."""
+    client: redis.Redis, after: str, *, key: str = DEFAULT_KEY
+) -> Iterator[list[Entry]]:
+    """What is added behind the entry id `after`, as it comes, oldest first; never ends.
+
+    An empty list says that a second has passed with nothing new.
+    """
     while True:
         # Waits shorter than the socket's time-out, which would end the wait with an error.
         added: Any = client.xread({key: after}, block=int(SOCKET_TIMEOUT_S * 500))
-        for _, page in added or []:
-            for id_, fields in page:
-                after = id_
-                if _matches(fields, type, source):
-                    yield fields | {"id": id_}
+        entries = [fields | {"id": id_} for _, page in added or [] for id_, fields in page]
+        after = entries[-1]["id"] if entries else after
+        yield entries
 
 
 def _matches(fields: Entry, type: str | None, source: str | None) -> bool:
@@ -275,8 +309,9 @@ def main() -> int:
             last = show(entry)
         while arguments.follow:
             try:
-                for entry in follow_log(client, last, *wanted, key=key):
-                    last = show(entry)
+                for entries in follow_log(client, last, key=key):
+                    for entry in entries:
+                        last = show(entry) if _matches(entry, *wanted) else entry["id"]
             except (redis.ConnectionError, redis.TimeoutError) as error:
                 print(f"redis_log: {error}; trying again", file=sys.stderr)
                 time.sleep(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -47,20 +48,36 @@ class TestLoggedRedis:
         logged.signal("b", "s1", "up")
         logged.trade("c", "t1")
         logged.error("key", "it broke")
-        assert logged.cache_read("key", "none") == ["wért", None]
+        [read, none] = logged.cache_read("key", "none")
+        assert read.value == "wért" and 59 < read.left_s <= 60 and none == (None, 0)
         assert 0 < fake.pttl("key") <= 60_000
         messages = [heard.get_message(timeout=1) for _ in range(5)]
         assert [m["data"] for m in messages if m] == ["p1", "s1", "t1"]
         assert entries(fake) == [
-            ("cache_read", "none", "missing", "0"), ("cache_read", "key", "", "5"),
-            ("error", "key", "it broke", "0"), ("trade", "c", "", "2"), ("signal", "b", "up", "2"),
-            ("publish", "a", "", "2"), ("cache_write", "key", "a value", "5"),
+            ("cache_read", "*", "2 keys, 1 missing", "5"), ("error", "key", "it broke", "0"),
+            ("trade", "c", "", "2"), ("signal", "b", "up", "2"), ("publish", "a", "", "2"),
+            ("cache_write", "key", "a value", "5"),
         ]  # fmt: skip
         entry = read_log(fake, 1)[0]
         assert set(entry) == {"id", "type", "channel", "source", "summary", "payload_size",
                               "timestamp"}  # fmt: skip
         assert entry["source"] == "ta-service"
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["timestamp"])
+
+    @pytest.mark.parametrize(
+        ("keys", "channel", "summary"),
+        [(["m:A:5m"], "m:A:5m", "missing"), (["m:A:5m", "m:A:5m"], "m:A:5m", "2 keys, 2 missing"),
+         (["m:AB:5m", "m:CB:5m", "m:CB:5m"], "m:*:5m", "3 keys, 3 missing")],
+    )  # fmt: skip
+    def test_a_read_of_many_keys_is_one_entry(
+        self, logged: LoggedRedis, fake: Any, keys: list[str], channel: str, summary: str
+    ) -> None:
+        logged.cache_read(*keys)
+        assert entries(fake) == [("cache_read", channel, summary, "0")]
+
+    def test_a_write_without_a_ttl_is_kept(self, logged: LoggedRedis, fake: Any) -> None:
+        logged.cache_write("key", "value")
+        assert fake.pttl("key") == -1 and logged.cache_read("key") == [("value", math.inf)]
 
     def test_an_unknown_source_is_refused(self, fake: redis.Redis) -> None:
         with pytest.raises(ValueError, match="trader-bot"):
@@ -100,7 +117,7 @@ class TestLoggedRedis:
         logged.cache_write("k", "v", 5)
         assert client.get("k") == "v" and "WRONGTYPE" in logged.log_error
         logged.error("k", "only a log entry")
-        assert logged.cache_read("k") == ["v"]
+        assert logged.cache_read("k")[0].value == "v"
         client.delete(DEFAULT_KEY)
         logged.cache_write("k", "v", 5)
         assert logged.log_error == "" and len(read_log(client)) == 1
@@ -181,10 +198,12 @@ class TestReadLog:
         logged = LoggedRedis(redis_server.client, "market-data")
         logged.publish("before", "x")
         after = read_log(redis_server.client, 1)[0]["id"]
-        following = follow_log(redis_log.connect(redis_server.url), after, "signal")
-        logged.publish("ch", "not wanted")
-        logged.signal("ch", "wanted")
-        assert next(following)["type"] == "signal"
+        following = follow_log(redis_log.connect(redis_server.url), after)
+        logged.publish("ch", "x")
+        logged.signal("ch", "y")
+        added = next(following) + next(following)
+        assert [entry["type"] for entry in added] == ["publish", "signal"]
+        assert next(following) == []
 
 
 class TestHelpers:
