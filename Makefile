@@ -27,7 +27,7 @@ test: lint ## ruff, mypy and all tests, on a real Redis and a simulated exchange
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .
-	$(BIN)/mypy *.py demo
+	$(BIN)/mypy *.py demo consumers
 
 install: $(VENV)/.runtime ## install, enable and start the systemd user unit
 	@mkdir -p $(UNITS)
@@ -66,7 +66,7 @@ $(VENV)/.runtime: requirements.txt | $(BIN)/python
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt requirements.txt | $(BIN)/python
+$(VENV)/.dev: requirements-dev.txt requirements.txt consumers/requirements.txt | $(BIN)/python
 	@echo "Installing what demo and tests need into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@ $(VENV)/.runtime

@@ -1,4 +1,5 @@
-"""The whole system in one terminal: a simulated exchange, a private Redis, and the service.
+"""The whole system in one terminal: a simulated exchange, a private Redis, the service, and the
+consumers that live off it.
 
 `python -m demo` (or `make demo`) needs no network and no Redis, touches no other Redis that may
 run here, and leaves nothing behind. Ctrl-C ends it.
@@ -21,6 +22,11 @@ from demo.exchange import Exchange
 ROOT = Path(__file__).parent.parent
 LATENCY_MS, JITTER_MS = 50, 10
 REPORT_S = 30
+CONSUMERS = {
+    "ta": "consumers.ta_service", "trader": "consumers.paper_trader",
+    "dash": "consumers.dashboard",
+}  # fmt: skip
+Program = subprocess.Popen[str]
 
 
 def port_near(wanted: int) -> int:
@@ -38,32 +44,49 @@ def say(label: str, text: str) -> None:
     print(f"[{label:<8}] {text}", flush=True)
 
 
-def start_service(exchange: Exchange, redis_url: str, health_port: int) -> subprocess.Popen[str]:
-    """The real service as a subprocess; a thread passes its lines on."""
-    settings = {"BINANCE_BASE_URL": exchange.url, "REDIS_URL": redis_url,
-                "HEALTH_PORT": str(health_port), "PYTHONUNBUFFERED": "1"}  # fmt: skip
-    service = subprocess.Popen(
-        [sys.executable, "market_data.py", "--embedded-redis"], cwd=ROOT, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=os.environ | settings,
+def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
+    """A program of the project as a subprocess; a thread passes its lines on."""
+    process = subprocess.Popen(
+        [sys.executable, *arguments], cwd=ROOT, text=True, env=os.environ | settings,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
 
     def pass_on() -> None:
-        assert service.stdout
-        for line in service.stdout:
-            say("service", line.rstrip())
+        assert process.stdout
+        for line in process.stdout:
+            say(label, line.rstrip())
 
     threading.Thread(target=pass_on, daemon=True).start()
-    return service
+    return process
 
 
-def explain(exchange: Exchange, redis_url: str, health_port: int) -> None:
-    redis_port = redis_url.split(":")[2].split("/")[0]
+def start_all(settings: dict[str, str]) -> dict[str, Program]:
+    """The service, and once its Redis listens, those that live off it."""
+    service = start("service", "market_data.py", "--embedded-redis", settings=settings)
+    programs = {"service": service}
+    port = int(settings["REDIS_URL"].split(":")[2].split("/")[0])
+    while service.poll() is None and not _listens(port):
+        time.sleep(0.05)
+    for label, module in CONSUMERS.items():
+        programs[label] = start(label, "-m", module, settings=settings)
+    return programs
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def explain(exchange: Exchange, settings: dict[str, str]) -> None:
+    redis_url, dashboard = settings["REDIS_URL"], f"http://127.0.0.1:{settings['DASHBOARD_PORT']}"
+    redis_cli = f".venv/bin/redis-cli -p {redis_url.split(':')[2].split('/')[0]}"
+    say("demo", f"open {dashboard}/ and {dashboard}/status in a browser")
     say("demo", "look at it from another terminal, in this folder:")
     for command in (
-        f"curl -s http://127.0.0.1:{health_port}/health",
-        f".venv/bin/redis-cli -p {redis_port} get market:price:BTCUSDT",
-        f".venv/bin/redis-cli -p {redis_port} psubscribe 'market:update:*'",
-        f"REDIS_URL={redis_url} .venv/bin/python redis_log.py --follow",
+        f"curl -s http://127.0.0.1:{settings['HEALTH_PORT']}/health",
+        f"{redis_cli} get market:price:BTCUSDT",
+        f"{redis_cli} psubscribe 'market:update:*' ta:signals paper:trades",
+        f"REDIS_URL={redis_url} .venv/bin/python redis_log.py --follow --type signal",
     ):
         say("demo", f"    {command}")
     say("demo", "make the exchange refuse everybody for 7 s, or answer nonsense; then mend it:")
@@ -72,7 +95,7 @@ def explain(exchange: Exchange, redis_url: str, health_port: int) -> None:
     say("demo", "Ctrl-C ends all of it")
 
 
-def watch(exchange: Exchange, service: subprocess.Popen[str]) -> None:
+def watch(exchange: Exchange, service: Program) -> None:
     """Tell what the exchange was asked, until the service ends."""
     while service.poll() is None:
         since = time.time()
@@ -87,32 +110,48 @@ def watch(exchange: Exchange, service: subprocess.Popen[str]) -> None:
 def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT may be ignored from the start
         signal.signal(number, _interrupt)
-    redis_url = f"redis://127.0.0.1:{port_near(16379)}/0"
-    health_port = port_near(8895)
     with Exchange(port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS) as exchange:
         say("exchange", f"simulated Binance.US on {exchange.url}, {LATENCY_MS} ms away")
-        service = start_service(exchange, redis_url, health_port)
+        health_port = str(port_near(8895))
+        settings = {
+            "BINANCE_BASE_URL": exchange.url,
+            "REDIS_URL": f"redis://127.0.0.1:{port_near(16379)}/0",
+            "HEALTH_PORT": health_port,
+            "HEALTH_URL": f"http://127.0.0.1:{health_port}/health",
+            "DASHBOARD_PORT": str(port_near(8896)),
+            "PYTHONUNBUFFERED": "1",
+        }
+        programs: dict[str, Program] = {}
         try:
-            explain(exchange, redis_url, health_port)
-            watch(exchange, service)
+            programs |= start_all(settings)
+            explain(exchange, settings)
+            watch(exchange, programs["service"])
         except KeyboardInterrupt:
-            service.terminate()  # a Ctrl-C has reached it already; anything else has not
+            pass
         finally:
-            code = _end(service)
-        say("demo", "all has ended" if code == 0 else f"the service ended with exit code {code}")
-    return code
+            codes = _end(programs)
+        failed = [f"{label} ended with exit code {code}" for label, code in codes.items() if code]
+        say("demo", "; ".join(failed) or "all has ended")
+    return 1 if failed else 0
 
 
 def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _end(service: subprocess.Popen[str]) -> int:
+def _end(programs: dict[str, Program]) -> dict[str, int]:
+    """The exit codes; those that live off Redis end first."""
+    for process in reversed(programs.values()):
+        process.terminate()  # a Ctrl-C has reached them already; anything else has not
+    return {label: _wait(process) for label, process in programs.items()}
+
+
+def _wait(process: Program) -> int:
     try:
-        return service.wait(10)
+        return process.wait(10)
     except subprocess.TimeoutExpired:
-        service.kill()
-        return service.wait()
+        process.kill()
+        return process.wait()
 
 
 if __name__ == "__main__":

@@ -79,7 +79,8 @@ class Exchange:
         self._faults_made = 0
         self._requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
         self._totals: dict[str, Any] = {
-            "paths": Counter(), "statuses": Counter(), "weight": 0, "bytes_sent": 0
+            "paths": Counter(), "statuses": Counter(), "clients": Counter(), "weight": 0,
+            "bytes_sent": 0,
         }  # fmt: skip
 
     # life
@@ -156,7 +157,8 @@ class Exchange:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Since it was made: requests by path and by status, their weight, and bytes sent."""
+        """Since it was made: requests by path, by status, and by client, which is what it calls
+        itself (User-Agent); their weight, and bytes sent."""
         with self._lock:
             return deepcopy(self._totals)
 
@@ -241,6 +243,10 @@ class Exchange:
         reply.headers |= {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
         return reply, active
 
+    def count_client(self, name: str) -> None:
+        with self._lock:
+            self._totals["clients"][name] += 1
+
     def count_bytes(self, sent: int) -> None:
         with self._lock:
             self._totals["bytes_sent"] += sent
@@ -324,6 +330,7 @@ class _Handler(BaseHTTPRequestHandler):
                 reply = exchange.control(self.command, url.path, url.query, body)
                 self.wfile.write(reply.head() + reply.body)
                 return
+            exchange.count_client(self.headers.get("User-Agent", ""))
             address = self.client_address[0]
             reply, fault = exchange.serve(self.command, url.path, url.query, address)
             chunks: Iterable[bytes] = [reply.head() + reply.body]

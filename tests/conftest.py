@@ -120,21 +120,41 @@ def exchange() -> Iterator[Exchange]:
         yield running
 
 
-class Service:
-    """`python market_data.py` as a subprocess; its output is in `lines()`."""
+class Program:
+    """A program of the project as a subprocess; its output is in `lines()`."""
 
     def __init__(self, log: Path, arguments: list[str], environ: dict[str, str]) -> None:
         self.log = log
-        self.port = int(environ["HEALTH_PORT"])
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "market_data.py"), *arguments],
-                stdout=output, stderr=subprocess.STDOUT, cwd=log.parent,
+                [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **environ},
             )  # fmt: skip
 
     def lines(self, containing: str = "") -> list[str]:
         return [line for line in self.log.read_text().splitlines() if containing in line]
+
+    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
+        """Exit code and seconds that it took."""
+        started = time.monotonic()
+        self.process.send_signal(number)
+        code = self.process.wait(timeout=20)
+        return code, time.monotonic() - started
+
+    def end(self) -> None:
+        """Kill it if it still runs, and print what it said, for a test that failed."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        print(self.log.read_text())
+
+
+class Service(Program):
+    """`python market_data.py`."""
+
+    def __init__(self, log: Path, arguments: list[str], environ: dict[str, str]) -> None:
+        self.port = int(environ["HEALTH_PORT"])
+        super().__init__(log, ["market_data.py", *arguments], environ)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         """(0, {}) while nothing listens."""
@@ -155,13 +175,6 @@ class Service:
         until(lambda: self.is_status(status), within_s, what=f"status {status}")
         return self.health()[1]
 
-    def stop(self, number: int = signal.SIGTERM) -> tuple[int, float]:
-        """Exit code and seconds that it took."""
-        started = time.monotonic()
-        self.process.send_signal(number)
-        code = self.process.wait(timeout=20)
-        return code, time.monotonic() - started
-
 
 @pytest.fixture
 def start_service(
@@ -179,7 +192,22 @@ def start_service(
 
     yield start
     for service in started:
-        if service.process.poll() is None:
-            service.process.kill()
-            service.process.wait()
-        print(service.log.read_text())
+        service.end()
+
+
+@pytest.fixture
+def start_consumer(
+    tmp_path: Path, redis_server: RedisServer
+) -> Iterator[Callable[..., Program]]:
+    """start(name, **environment): a module of consumers on `redis_server`."""
+    started: list[Program] = []
+
+    def start(name: str, **environ: str) -> Program:
+        log = tmp_path / f"{name}{len(started)}.log"
+        arguments = ["-m", f"consumers.{name}"]
+        started.append(Program(log, arguments, {"REDIS_URL": redis_server.url, **environ}))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.end()

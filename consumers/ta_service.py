@@ -1,0 +1,183 @@
+"""Technical analysis of closed candles at each refresh: indicators into Redis, and signals.
+
+EMA ribbon, TTM Squeeze and Stochastic RSI of each series go to
+`ta:indicators:{symbol}:{timeframe}`. When a state has changed since the last closed candle that
+was looked at, a signal is published on `ta:signals`. That state is in Redis too, so a restart
+repeats no signal, and a change that came while this program was away is told once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from consumers import indicators, program
+from consumers.market_cache import Candle, Candles, MarketCache, Update, now_ms
+from redis_log import Batch
+
+SIGNALS_CHANNEL = "ta:signals"
+STATE_TTL_S = 7 * 86_400.0  # what was longer ago is nothing to compare with
+
+log = logging.getLogger("ta_service")
+
+
+def indicators_key(symbol: str, timeframe: str) -> str:
+    return f"ta:indicators:{symbol}:{timeframe}"
+
+
+def state_key(symbol: str, timeframe: str) -> str:
+    return f"ta:state:{symbol}:{timeframe}"
+
+
+def update_channel(timeframe: str) -> str:
+    return f"ta:update:{timeframe}"
+
+
+class Signal(NamedTuple):
+    """One message on `ta:signals`: `signal` came true between the closed candles that opened at
+    `previous_candle` and at `candle`, whose close is `price`. All times are ms UTC."""
+
+    symbol: str
+    timeframe: str
+    signal: str  # ribbon_up, ribbon_down, squeeze_up, ..., stoch_rsi_down
+    price: float
+    candle: int
+    previous_candle: int
+    timestamp: int
+
+
+class State(NamedTuple):
+    """What a signal is a change of, after the closed candle that opened at `candle` (ms UTC).
+
+    Each part is what it last was: a mixed ribbon, or an indicator that cannot be computed, changes
+    nothing. None: never known.
+    """
+
+    candle: int
+    ribbon: str | None  # "up" or "down"
+    squeeze: str | None  # "on" or "off"
+    zone: str | None  # of Stochastic RSI: "low", "middle" or "high"
+
+
+def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
+    """The indicators after the last of these closed candles; what cannot be computed is None, and
+    `reasons` says why."""
+    values, reasons = indicators.compute(
+        candles, ribbon=indicators.ema_ribbon, squeeze=indicators.squeeze,
+        stoch_rsi=indicators.stoch_rsi,
+    )  # fmt: skip
+    plain = {name: value and value._asdict() for name, value in values.items()}
+    last = candles[-1]
+    return {"timestamp": last.timestamp, "close": last.close, **plain, "reasons": reasons}
+
+
+def state_after(before: State | None, result: dict[str, Any]) -> State:
+    """The state that a `result` of `analyse` leads to."""
+    _, ribbon, squeeze, zone = before or (0, None, None, None)
+    if result["ribbon"] and result["ribbon"]["state"] != "mixed":
+        ribbon = result["ribbon"]["state"]
+    if result["squeeze"]:
+        squeeze = "on" if result["squeeze"]["on"] else "off"
+    if result["stoch_rsi"]:
+        zone = result["stoch_rsi"]["zone"]
+    return State(result["timestamp"], ribbon, squeeze, zone)
+
+
+def changes(before: State, after: State, momentum: float | None) -> list[str]:
+    """The names of the signals between two states; `momentum` is that of the squeeze."""
+    names: list[str] = []
+    if before.ribbon and before.ribbon != after.ribbon:
+        names.append(f"ribbon_{after.ribbon}")
+    if (before.squeeze, after.squeeze) == ("on", "off") and momentum:
+        names.append("squeeze_up" if momentum > 0 else "squeeze_down")
+    if before.zone in ("low", "high") and before.zone != after.zone:
+        names.append("stoch_rsi_up" if before.zone == "low" else "stoch_rsi_down")
+    return names
+
+
+class TaService:
+    """Takes a turn at each refresh of any timeframe."""
+
+    def __init__(self, cache: MarketCache) -> None:
+        self._cache = cache
+        self._states: dict[tuple[str, str], State] = {}  # by symbol and timeframe; as in Redis
+
+    def run(self) -> None:
+        for update in self._cache.updates():
+            with self._cache.attempt():
+                self.turn(update)
+
+    def turn(self, update: Update | None) -> None:
+        """Analyse what was updated; all there is if that cannot be known."""
+        if update:
+            self._turn(update.timeframe, update.symbols)
+            return
+        self._states.clear()  # a transaction whose answer was lost may have been done
+        for timeframe, symbols in self._cache.series().items():
+            self._turn(timeframe, symbols)
+
+    def _turn(self, timeframe: str, symbols: Iterable[str]) -> None:
+        """One transaction: indicators, states, signals, and the news that they are there."""
+        found, missing = self._cache.all_candles(symbols, timeframe)
+        self._load_states(timeframe, found)
+        batch = self._cache.logged.batch()
+        states: dict[tuple[str, str], State] = {}
+        for symbol, candles in found.items():
+            if candles.closed:
+                states[symbol, timeframe] = self._analyse(batch, symbol, timeframe, candles)
+        payload = {"timeframe": timeframe, "symbols": [symbol for symbol, _ in states],
+                   "missing": missing, "timestamp": now_ms()}  # fmt: skip
+        summary = f"{len(states)} analysed, {len(missing)} missing"
+        batch.publish(update_channel(timeframe), json.dumps(payload), summary)
+        self._cache.logged.send(batch)
+        self._states |= states
+        for entry in batch.entries:
+            if entry["type"] == "signal":
+                log.info("event=signal what=%s", json.dumps(entry["summary"]))
+
+    def _analyse(self, batch: Batch, symbol: str, timeframe: str, candles: Candles) -> State:
+        """Put the indicators into `batch`, with signals and state if a candle has closed."""
+        result = analyse(candles.closed)
+        left_s = candles.expires_at - time.time()
+        if left_s > 0:
+            payload = json.dumps(result, allow_nan=False)
+            batch.cache_write(indicators_key(symbol, timeframe), payload, left_s)
+        before = self._states.get((symbol, timeframe))
+        # A closed candle is judged once: the exchange may revise it, and a signal that comes,
+        # goes and comes again for one candle would be worse than one that came a little early.
+        if before and before.candle >= result["timestamp"]:
+            return before
+        after = state_after(before, result)
+        momentum = result["squeeze"] and result["squeeze"]["momentum"]
+        for name in changes(before, after, momentum) if before else []:
+            assert before
+            signal = Signal(symbol, timeframe, name, result["close"], after.candle, before.candle,
+                            now_ms())  # fmt: skip
+            text = f"{symbol} {timeframe} {name} at {signal.price!r}"
+            batch.signal(SIGNALS_CHANNEL, json.dumps(signal._asdict()), text)
+        state = json.dumps(after._asdict())
+        batch.cache_write(state_key(symbol, timeframe), state, STATE_TTL_S)
+        return after
+
+    def _load_states(self, timeframe: str, symbols: Iterable[str]) -> None:
+        """Read those that are not known; one that Redis has not either begins with this turn."""
+        unknown = [symbol for symbol in symbols if (symbol, timeframe) not in self._states]
+        keys = {symbol: state_key(symbol, timeframe) for symbol in unknown}
+        found, _ = self._cache.read(keys, lambda body, _: State(**body))
+        self._states |= {(symbol, timeframe): state for symbol, state in found.items()}
+
+
+def main(connection: program.Connection, _: argparse.Namespace) -> int:
+    log.info("event=start")
+    TaService(connection.cache("ta-service")).run()
+    return 0
+
+
+if __name__ == "__main__":
+    program.run(main, argparse.ArgumentParser(
+        "ta_service", description="Indicators and signals from closed candles, at each refresh."
+    ))  # fmt: skip

@@ -1,0 +1,63 @@
+"""Candles for tests of programs that read them."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from consumers.market_cache import Candle, ohlcv_key, price_key, timeframe_ms
+
+HOUR_MS = 3_600_000
+MIDNIGHT_MS = 1_795_478_400_000  # 2026-11-24T00:00:00Z
+
+
+def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) -> list[Candle]:
+    """`count` hourly candles of a random walk; the last one opens at `end_ms`, else at 12:00."""
+    chance = random.Random(seed)
+    end_ms = end_ms or MIDNIGHT_MS + 12 * HOUR_MS
+    candles, price = [], start
+    for back in range(count - 1, -1, -1):
+        close = price * (1 + chance.gauss(0, 0.01))
+        high = max(price, close) * (1 + abs(chance.gauss(0, 0.003)))
+        low = min(price, close) * (1 - abs(chance.gauss(0, 0.003)))
+        volume = chance.uniform(1, 1000)
+        candles.append(Candle(end_ms - back * HOUR_MS, price, high, low, close, volume))
+        price = close
+    return candles
+
+
+def from_closes(closes: Iterable[float], volume: float = 1.0) -> list[Candle]:
+    """Hourly candles that open where the one before closed and have no wicks."""
+    closes = list(closes)
+    opens = [closes[0], *closes]
+    return [
+        Candle(MIDNIGHT_MS + n * HOUR_MS, a, max(a, b), min(a, b), b, volume)
+        for n, (a, b) in enumerate(zip(opens, closes, strict=False))
+    ]
+
+
+def put_candles(
+    client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60
+) -> None:
+    """As the service writes them, but with open times that end now."""
+    step_ms = timeframe_ms(timeframe)
+    newest = int(time.time() * 1000) // step_ms * step_ms
+    rows = [
+        candle._asdict() | {"timestamp": newest - back * step_ms}
+        for back, candle in zip(range(len(candles) - 1, -1, -1), candles, strict=True)
+    ]
+    client.set(ohlcv_key(symbol, timeframe), json.dumps(rows), px=int(ttl_s * 1000))
+
+
+def put_price(client: Any, symbol: str, price: float, ttl_s: float = 60) -> None:
+    ticker = {"price": price, "change24h": 1.5, "volume": 10.0, "timestamp": 1795489650577}
+    client.set(price_key(symbol), json.dumps(ticker), px=int(ttl_s * 1000))
+
+
+def update(symbols: list[str], failed: Iterable[str] = (), timestamp: int = 1) -> str:
+    """The payload of a publish of the service."""
+    body = {"symbols": symbols, "failed": list(failed), "timestamp": timestamp, "duration_ms": 5}
+    return json.dumps(body)

@@ -1,0 +1,217 @@
+"""The consumers as processes: the whole system end to end, a Redis that goes, and clean ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+
+from consumers.market_cache import ALIVE_KEY
+from demo.exchange import Exchange
+from tests.candles import put_candles, put_price, update, walk
+from tests.conftest import ROOT, Program, RedisServer, Service, free_port, until
+
+Start = Callable[..., Any]
+NAMES = ("scanner", "ta_service", "paper_trader", "dashboard")
+
+
+def get(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def log_of(port: int, kind: str, source: str) -> list[dict[str, str]]:
+    """The newest entries of a type and source, as the dashboard's API has them."""
+    path = f"/api/redis/log?limit=1000&type={kind}&source={source}"
+    return get(port, path)["entries"]  # type: ignore[no-any-return]
+
+
+def test_from_the_exchange_to_a_paper_trade(
+    start_service: Callable[..., Service], start_consumer: Start, exchange: Exchange,
+    redis_server: RedisServer,
+) -> None:  # fmt: skip
+    """Candles, refreshes, scores, indicators, a signal at a real close, a trade upon it; and all
+    of it in the message log. With 29 coins a minute rarely closes without an up signal."""
+    service = start_service(TIMEFRAMES="1m:5:30,1h:20:60")
+    port = free_port()
+    consumers = [
+        start_consumer("ta_service"),
+        start_consumer("paper_trader"),
+        start_consumer(
+            "dashboard", DASHBOARD_PORT=str(port),
+            HEALTH_URL=f"http://127.0.0.1:{service.port}/health",
+        ),
+    ]  # fmt: skip
+    service.wait_for("ok")
+    until(lambda: "event=start" in consumers[2].log.read_text(), 10)
+
+    def complete() -> Any:
+        rows = get(port, "/api/scanner")["symbols"]
+        whole = [row for row in rows if row["price"] and row["scan"] and all(row["ta"].values())]
+        return len(whole) == 29 and rows
+
+    rows = until(complete, 20, what="a row of everything for each coin")
+    assert all(-100 <= row["scan"]["score"] <= 100 for row in rows if row["scan"]["score"])
+    assert all(row["ta"]["1m"]["ribbon"]["state"] in ("up", "down", "mixed") for row in rows)
+    until(lambda: redis_server.client.exists("paper:positions"), 240, 0.2, "a signal, and a trade")
+
+    [*_, trade] = log_of(port, "trade", "trader-bot")
+    assert trade["channel"] == "paper:trades" and trade["summary"].startswith("buy ")
+    symbol = trade["summary"].split()[2]
+    signals = log_of(port, "signal", "ta-service")
+    [signal_] = [s for s in signals if s["summary"].startswith(f"{symbol} 1m ") and "_up" in
+                 s["summary"] and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
+    assert signal_["channel"] == "ta:signals"
+    assert trade["summary"].endswith(signal_["summary"].split()[2])
+    book = json.loads(str(redis_server.client.get("paper:positions")))
+    assert book["trades"] >= 1
+
+    expected = {
+        ("cache_write", "market-data"): f"market:ohlcv:{symbol}:1m",
+        ("publish", "market-data"): "market:update:1m",
+        ("cache_read", "ta-service"): "market:ohlcv:*:1m",
+        ("cache_write", "ta-service"): f"ta:indicators:{symbol}:1m",
+        ("publish", "ta-service"): "ta:update:1m",
+        ("cache_read", "dashboard"): "market:ohlcv:*:1h",
+        ("cache_write", "dashboard"): f"scanner:score:{symbol}",
+        ("cache_read", "trader-bot"): f"market:price:{symbol}",
+    }
+    for (kind, source), channel in expected.items():
+        assert channel in {entry["channel"] for entry in log_of(port, kind, source)}, channel
+
+    status = get(port, "/api/status")
+    assert status["service"]["health"]["status"] == "ok"
+    assert all(life["alive"] for life in status["consumers"].values())
+    assert list(exchange.totals["clients"]) == ["coinex-market-data/0.1.0"]
+    exchange_port = int(exchange.url.rsplit(":", 1)[1])
+    for consumer in consumers:
+        for connection in psutil.Process(consumer.process.pid).net_connections():
+            assert not connection.raddr or connection.raddr.port != exchange_port
+        assert consumer.stop()[0] == 0
+        assert not consumer.lines("Traceback")
+
+
+class TestRedisRestarts:
+    def test_each_goes_on_by_itself_and_none_spins(
+        self, start_consumer: Start, redis_server: RedisServer
+    ) -> None:
+        port = free_port()
+        programs: dict[str, Program] = {
+            name: start_consumer(name, DASHBOARD_PORT=str(port)) for name in NAMES
+        }
+
+        def refill() -> None:
+            put_candles(redis_server.client, "AUSDT", "1h", walk(100))
+            put_price(redis_server.client, "AUSDT", 50.0)
+            redis_server.client.publish("market:update:1h", update(["AUSDT"]))
+
+        def all_at_work() -> bool:
+            written = redis_server.client.exists(
+                "scanner:score:AUSDT", "ta:indicators:AUSDT:1h"
+            )
+            lives: Any = redis_server.client.hgetall(ALIVE_KEY)
+            return written == 2 and len(lives) == 4
+
+        until(lambda: all_at_work() or refill(), 20, 0.5)
+        for outage in (redis_server.kill, redis_server.pause):
+            outage()
+            processes = [psutil.Process(each.process.pid) for each in programs.values()]
+            before = [sum(process.cpu_times()[:2]) for process in processes]
+            time.sleep(6)
+            after = [sum(process.cpu_times()[:2]) for process in processes]
+            assert all(b - a < 0.6 for a, b in zip(before, after, strict=True)), (before, after)
+            if outage == redis_server.pause:
+                redis_server.resume()
+                redis_server.client.flushall()
+            else:
+                redis_server.start()
+            until(lambda: all_at_work() or refill(), 25, 0.5, f"work goes on after {outage}")
+            assert get(port, "/api/scanner")["symbols"][0]["price"]
+        for name, program in programs.items():
+            assert program.process.poll() is None, name
+            assert not program.lines("Traceback"), name
+            assert len(program.lines("event=redis_lost")) <= 4, name
+
+    def test_a_start_without_redis_waits_for_it(
+        self, start_consumer: Start, redis_server: RedisServer
+    ) -> None:
+        redis_server.kill()
+        program = start_consumer("ta_service")
+        until(lambda: program.lines("event=redis_lost"), 10)
+        redis_server.start()
+        put_candles(redis_server.client, "AUSDT", "1h", walk(100))
+        until(lambda: redis_server.client.exists("ta:indicators:AUSDT:1h"), 10)
+
+
+class TestPrograms:
+    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_ends_cleanly(
+        self, start_consumer: Start, redis_server: RedisServer, name: str, number: int
+    ) -> None:
+        port = {"DASHBOARD_PORT": str(free_port())}
+        program = start_consumer(name, **port)
+        until(lambda: redis_server.client.hlen(ALIVE_KEY), 10, what="it is at work")
+        code, seconds = program.stop(number)
+        assert code == 0 and seconds < 4
+        assert not program.lines("Traceback")
+
+    @staticmethod
+    def run(name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", f"consumers.{name}", *arguments], cwd=ROOT, text=True,
+            capture_output=True, timeout=20, env={"PATH": os.environ["PATH"], **environ},
+        )  # fmt: skip
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_help_names_the_settings(self, name: str) -> None:
+        done = self.run(name, "--help")
+        assert done.returncode == 0
+        assert f"usage: {name} " in done.stdout and "REDIS_URL" in done.stdout
+
+    @pytest.mark.parametrize(
+        ("name", "variable", "value"),
+        [(name, "REDIS_URL", "localhost") for name in NAMES]
+        + [("ta_service", "MESSAGE_LOG_MAXLEN", "many"), ("scanner", "MESSAGE_LOG_MAXLEN", "500.5"),
+           ("paper_trader", "PAPER_STAKE", "0"), ("paper_trader", "PAPER_STAKE", "-5"),
+           ("dashboard", "DASHBOARD_PORT", "70000"), ("dashboard", "HEALTH_URL", "ftp://x")],
+    )  # fmt: skip
+    def test_a_bad_setting_is_exit_2_and_one_line(
+        self, name: str, variable: str, value: str
+    ) -> None:
+        done = self.run(name, **{variable: value})
+        assert done.returncode == 2
+        assert re.fullmatch(rf"{name}: {variable}='{value}': must be .+\n", done.stderr)
+
+    def test_no_password_is_printed(self) -> None:
+        done = self.run("ta_service", REDIS_URL="redis://:s3cret/x@127.0.0.1:1/0")
+        assert done.returncode == 2 and "s3cret" not in done.stdout + done.stderr
+
+    def test_a_port_in_use_is_one_line(self, redis_server: RedisServer) -> None:
+        done = self.run("dashboard", DASHBOARD_PORT=str(redis_server.port))
+        assert done.returncode == 1
+        assert re.fullmatch(r"dashboard: cannot listen on .*DASHBOARD_PORT.*in use\n", done.stderr)
+
+    def test_a_broken_book_ends_the_trader_with_one_line(self, redis_server: RedisServer) -> None:
+        redis_server.client.set("paper:positions", "nonsense")
+        done = self.run("paper_trader", REDIS_URL=redis_server.url)
+        assert done.returncode == 1 and "redis-cli rename" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_no_consumer_knows_an_address_of_the_exchange() -> None:
+    for path in (ROOT / "consumers").rglob("*"):
+        if path.suffix in (".py", ".js", ".html", ".css", ".txt"):
+            text = path.read_text().lower()
+            assert "api.binance" not in text and "binance.us" not in text, path
+            assert "binance_client" not in text and "market_data" not in text, path

@@ -1,0 +1,450 @@
+"""The dashboard's API over real sockets, on a real Redis, and the state behind it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import queue
+import socket
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import redis
+
+from consumers import dashboard
+from consumers.dashboard import Activity, Dashboard, Events, Watch
+from consumers.market_cache import ALIVE_KEY, now_ms, ohlcv_key
+from consumers.program import Connection
+from consumers.ta_service import indicators_key
+from redis_log import DEFAULT_KEY, SOURCES, TYPES, LoggedRedis
+from tests.candles import put_candles, put_price, update, walk
+from tests.conftest import RedisServer, free_port, until
+
+NOWHERE = f"http://127.0.0.1:{free_port()}/health"
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Any:
+    return redis_server.client
+
+
+Serve = Callable[..., Dashboard]
+
+
+@contextmanager
+def dashboard_on(redis_url: str, health_url: str = NOWHERE) -> Iterator[Dashboard]:
+    server = Dashboard("127.0.0.1", 0, Connection(redis_url, DEFAULT_KEY, 10_000), health_url)
+    server.start()
+    try:
+        until(lambda: ask(server, "/api/status")[1]["consumers"]["dashboard"], 10)
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_watch() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dashboard, "WATCH_EVERY_S", 0.1)
+        yield
+
+
+@pytest.fixture
+def serve(redis_server: RedisServer) -> Iterator[Serve]:
+    """serve(): a dashboard that has read what is in Redis."""
+    with ExitStack() as stack:
+        yield lambda *url: stack.enter_context(dashboard_on(redis_server.url, *url))
+
+
+@pytest.fixture(scope="module")
+def idle(quick_watch: None) -> Iterator[Dashboard]:
+    """One on an empty Redis, for requests that change nothing."""
+    redis_server = RedisServer()
+    with dashboard_on(redis_server.url) as server:
+        yield server
+    redis_server.kill()
+
+
+def request(
+    server: Dashboard, path: str, method: str = "GET"
+) -> tuple[http.client.HTTPResponse, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    return answer, answer.read()
+
+
+def ask(server: Dashboard, path: str) -> tuple[int, Any]:
+    answer, body = request(server, path)
+    return answer.status, json.loads(body)
+
+
+def row_of(server: Dashboard, symbol: str) -> dict[str, Any]:
+    return next((row for row in ask(server, "/api/scanner")[1]["symbols"]
+                 if row["symbol"] == symbol), {})  # fmt: skip
+
+
+class EventStream:
+    """What a client of /api/events hears: (name, value) pairs."""
+
+    def __init__(self, server: Dashboard) -> None:
+        self.connection = http.client.HTTPConnection(
+            "127.0.0.1", server.server_address[1], timeout=30
+        )
+        self.connection.request("GET", "/api/events")
+        self.answer = self.connection.getresponse()
+        self.heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        assert self.answer.readline() == b": welcome\n"
+        threading.Thread(target=self._gather, daemon=True).start()
+
+    def _gather(self) -> None:
+        name = ""
+        for line in self.answer:
+            field, _, value = line.decode().rstrip("\n").partition(": ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                self.heard.put((name, json.loads(value)))
+
+    def next(self, name: str) -> Any:
+        while True:
+            heard, value = self.heard.get(timeout=10)
+            if heard == name:
+                return value
+
+
+class TestScanner:
+    def test_shows_what_is_fresh_and_nothing_else(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", walk(100))
+        put_candles(client, "AUSDT", "5m", walk(100))
+        put_candles(client, "BUSDT", "5m", walk(100))
+        put_price(client, "AUSDT", 50.0, ttl_s=3)
+        client.set(indicators_key("AUSDT", "1h"), '{"close":1}', ex=60)
+        server = serve()
+        until(lambda: row_of(server, "AUSDT").get("scan"), 5)
+        status, body = ask(server, "/api/scanner")
+        assert status == 200 and abs(body["timestamp"] - time.time() * 1000) < 3000
+        assert body["timeframes"] == ["5m", "1h"]
+        [a, b] = body["symbols"]
+        assert a["price"]["price"] == 50.0 and a["ta"] == {"5m": None, "1h": {"close": 1}}
+        assert a["scan"]["score"] is not None and len(a["scan"]["closes"]) == 48
+        assert (b["symbol"], b["price"], b["scan"]) == ("BUSDT", None, None)
+        until(lambda: row_of(server, "AUSDT")["price"] is None, 5, what="the price has expired")
+
+    def test_is_read_anew_when_something_was_published(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "5m", walk(100))
+        server = serve()
+        put_price(client, "AUSDT", 51.0)
+        client.publish("market:update:5m", update(["AUSDT"], ["CUSDT"], 77))
+        until(lambda: (row_of(server, "AUSDT")["price"] or {}).get("price") == 51.0, 5)
+        _, body = ask(server, "/api/scanner")
+        assert body["updates"] == {"5m": {"timestamp": 77, "symbols": 1, "failed": 1}}
+        assert [row["symbol"] for row in body["symbols"]] == ["AUSDT", "CUSDT"]
+        client.set(indicators_key("AUSDT", "5m"), '{"close":2}', ex=60)
+        client.publish("ta:update:5m", "{}")
+        until(lambda: row_of(server, "AUSDT")["ta"]["5m"] == {"close": 2}, 5)
+
+    def test_requests_alone_read_nothing(self, serve: Serve, client: Any) -> None:
+        put_price(client, "AUSDT", 1.0)
+        put_candles(client, "AUSDT", "1h", walk(100))
+        server = serve()
+        until(lambda: row_of(server, "AUSDT").get("scan"), 5)
+        length = client.xlen(DEFAULT_KEY)
+        for _ in range(20):
+            ask(server, "/api/scanner")
+        assert client.xlen(DEFAULT_KEY) == length
+
+
+class TestCandles:
+    def test_candles(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "4h", walk(500), ttl_s=60)
+        status, body = ask(serve(), "/api/candles?symbol=AUSDT&timeframe=4h")
+        assert status == 200 and len(body["candles"]) == 500
+        assert body["candles"] == json.loads(client.get(ohlcv_key("AUSDT", "4h")))
+        assert abs(body["expires_at"] - now_ms() - 60_000) < 3000
+
+    def test_none_fresh_is_404_with_the_reason(self, idle: Dashboard) -> None:
+        status, body = ask(idle, "/api/candles?symbol=AUSDT&timeframe=4h")
+        assert status == 404 and body == {"error": "nothing fresh in market:ohlcv:AUSDT:4h"}
+
+    @pytest.mark.parametrize(
+        ("query", "named"),
+        [("", "symbol"), ("symbol=AUSDT", "timeframe"), ("timeframe=1h", "symbol"),
+         ("symbol=ausdt&timeframe=1h", "BTCUSDT"), ("symbol=*&timeframe=1h", "BTCUSDT"),
+         ("symbol=AUSDT&timeframe=x", "5m"), ("symbol=AUSDT&timeframe=", "5m"),
+         ("symbol=AUSDT&timeframe=1h&limit=5", "accepted: only symbol timeframe")],
+    )  # fmt: skip
+    def test_bad_parameters_are_400(self, idle: Dashboard, query: str, named: str) -> None:
+        status, body = ask(idle, f"/api/candles?{query}")
+        assert status == 400 and named in body["error"]
+
+
+def fill_log(client: redis.Redis, count: int) -> None:
+    """Every 100th entry is a signal of the TA service."""
+    market, ta = LoggedRedis(client, "market-data"), LoggedRedis(client, "ta-service")
+    for start in range(0, count, 100):
+        ta.signal("ta:signals", "{}", f"signal {start}")
+        batch = market.batch()
+        for number in range(99):
+            batch.error(f"market:ohlcv:C{number}USDT:5m", "500 candles to 2026-11-24T03:07:00.624Z")
+        market.send(batch)
+
+
+class TestMessageLog:
+    def test_newest_first_filtered_and_with_the_length(self, serve: Serve, client: Any) -> None:
+        fill_log(client, 1000)
+        server = serve()
+        status, body = ask(server, "/api/redis/log")
+        assert status == 200 and len(body["entries"]) == 100
+        status, body = ask(server, "/api/redis/log?limit=3&type=signal&source=ta-service")
+        assert [e["summary"] for e in body["entries"]] == ["signal 900", "signal 800", "signal 700"]
+        assert body["length"] >= 1000
+        status, body = ask(server, "/api/redis/log?type=trade")
+        assert (status, body["entries"]) == (200, [])
+
+    @pytest.mark.parametrize("limit", ["0", "1001", "-1", "x", "", "1.5", "99999", "٣"])
+    def test_a_bad_limit_is_400(self, idle: Dashboard, limit: str) -> None:
+        status, body = ask(idle, f"/api/redis/log?limit={quote(limit)}")
+        assert status == 400 and "from 1 to 1000" in body["error"]
+
+    @pytest.mark.parametrize(("name", "accepted"), [("type", TYPES), ("source", SOURCES)])
+    @pytest.mark.parametrize("value", ["nope", "", "Signal"])
+    def test_an_unknown_type_or_source_is_400_and_names_those_accepted(
+        self, idle: Dashboard, name: str, accepted: tuple[str, ...], value: str
+    ) -> None:
+        status, body = ask(idle, f"/api/redis/log?{name}={value}")
+        assert status == 400 and all(each in body["error"] for each in accepted)
+
+    @pytest.mark.parametrize(
+        "query", ["typ=signal", "type=signal&type=trade", "type=%ff", "a&b&c&d&e&f&g&h&i&j&k"]
+    )
+    def test_a_bad_query_is_400(self, idle: Dashboard, query: str) -> None:
+        assert ask(idle, f"/api/redis/log?{query}")[0] == 400
+
+    @pytest.mark.parametrize("query", ["type=signal", "type=trade&source=trader-bot", "limit=1000"])
+    def test_a_full_log_answers_in_under_50_ms(
+        self, serve: Serve, client: Any, query: str
+    ) -> None:
+        fill_log(client, 10_500)
+        server = serve()
+        until(lambda: client.xlen(DEFAULT_KEY) >= 10_000, 5)
+        took_ms = []
+        for _ in range(15):
+            started = time.perf_counter()
+            status, body = ask(server, f"/api/redis/log?{query}")
+            took_ms.append((time.perf_counter() - started) * 1000)
+            assert status == 200 and body["length"] >= 10_000
+        assert statistics.median(took_ms) < 50, took_ms
+
+    def test_a_log_of_another_type_is_503_with_the_reason(self, serve: Serve, client: Any) -> None:
+        client.set(DEFAULT_KEY, "no stream")
+        server = serve()
+        status, body = ask(server, "/api/redis/log")
+        assert status == 503 and "WRONGTYPE" in body["error"]
+        status, body = ask(server, "/api/status")
+        assert body["redis"]["up"] and "WRONGTYPE" in body["redis"]["error"]
+
+
+class TestStatus:
+    def test_who_is_alive(self, serve: Serve, client: Any) -> None:
+        now = now_ms()
+        lives = {"ta-service": now, "trader-bot": now - 31_000, "other": now, "evil": "<b>"}
+        for name, seen in lives.items():
+            client.hset(ALIVE_KEY, name, json.dumps({"timestamp": seen, "pid": 7, "started": 1}))
+        client.hset(ALIVE_KEY, "worse", "no JSON")
+        _, body = ask(serve(), "/api/status")
+        found = body["consumers"]
+        assert list(found)[:4] == ["scanner", "ta-service", "trader-bot", "dashboard"]
+        assert found["ta-service"] == {"timestamp": now, "pid": 7, "alive": True}
+        assert not found["trader-bot"]["alive"]
+        assert found["other"]["alive"] and found["evil"] is None and found["worse"] is None
+
+    def test_the_service_and_its_health(self, serve: Serve) -> None:
+        answers = [(200, b'{"status":"ok"}'), (503, b'{"status":"down"}'), (200, b"[1]"),
+                   (200, b"<html>")]  # fmt: skip
+
+        class Health(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, body = answers[0]
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Health) as health:
+            threading.Thread(target=health.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{health.server_address[1]}/health"
+            server = serve(url)
+
+            def state() -> Any:
+                return ask(server, "/api/status")[1]["service"]
+
+            until(lambda: state()["up"], 5)
+            assert state() == {"up": True, "error": "", "health": {"status": "ok"}}
+            for expected in ({"status": "down"}, None, None):
+                answers.pop(0)
+                until(lambda expected=expected: state()["health"] == expected, 5)  # type: ignore[misc]
+            assert "is not the service" in state()["error"]
+            health.shutdown()
+        until(lambda: "does not answer" in state()["error"], 5)
+
+    @pytest.fixture
+    def follow(self) -> Iterator[Callable[..., Activity]]:
+        stopping = threading.Event()
+        threads = []
+
+        def start(client: redis.Redis, maxlen: int) -> Activity:
+            activity = Activity(client, DEFAULT_KEY, maxlen, Events(), stopping)
+            threads.append(threading.Thread(target=activity.run))
+            threads[-1].start()
+            return activity
+
+        yield start
+        stopping.set()
+        for thread in threads:
+            thread.join()
+
+    def test_messages_a_minute(self, client: Any, follow: Callable[..., Activity]) -> None:
+        minute = now_ms() // 60_000
+        for back, count in ((2, 3), (0, 2)):
+            for number in range(count):
+                client.xadd(DEFAULT_KEY, {"type": "x"}, id=f"{(minute - back) * 60_000 + number}-1")
+        activity = follow(client, 10_000)
+        until(lambda: activity.per_minute()[-3:][0][1] == 3, 5)
+        counts = [count for _, count in activity.per_minute()]
+        assert counts[:3] == [3, 0, 2]
+        client.xadd(DEFAULT_KEY, {"type": "x"})
+        until(lambda: sum(count for _, count in activity.per_minute()) == 6, 5)
+
+    def test_a_minute_that_was_cut_off_is_not_counted(
+        self, client: Any, follow: Callable[..., Activity]
+    ) -> None:
+        minute = now_ms() // 60_000
+        for back in (1, 0):
+            for number in range(60):
+                client.xadd(DEFAULT_KEY, {"type": "x"}, id=f"{(minute - back) * 60_000 + number}-1")
+        activity = follow(client, 100)
+        until(lambda: activity.per_minute()[0][1], 5)
+        assert activity.per_minute()[0] == (minute * 60_000, 60)
+
+
+class TestEvents:
+    def test_entries_and_refreshes_as_they_happen(self, serve: Serve, client: Any) -> None:
+        stream = EventStream(serve())
+        LoggedRedis(client, "ta-service").signal("ta:signals", "{}", "a\nb <script>")
+        [entry] = [e for e in stream.next("log") if e["type"] == "signal"]
+        assert (entry["source"], entry["summary"]) == ("ta-service", "a\nb <script>")
+        client.publish("market:update:5m", update(["AUSDT"]))
+        while stream.next("update") != {"channel": "market:update:5m"}:
+            pass
+
+    def test_redis_gone_and_back(self, serve: Serve, redis_server: RedisServer) -> None:
+        server = serve()
+        stream = EventStream(server)
+        redis_server.kill()
+        assert not stream.next("redis")["up"]
+        until(lambda: not ask(server, "/api/scanner")[1]["redis"]["up"], 5)
+        assert ask(server, "/api/redis/log")[0] == 503
+        assert ask(server, "/api/candles?symbol=AUSDT&timeframe=1h")[0] == 503
+        redis_server.start()
+        assert stream.next("redis") == {"up": True, "error": ""}
+        LoggedRedis(redis_server.client, "ta-service").signal("ta:signals", "{}", "again")
+        while "again" not in [entry["summary"] for entry in stream.next("log")]:
+            pass
+
+    def test_too_many_are_refused_and_those_who_go_make_room(
+        self, serve: Serve, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(dashboard, "MAX_LISTENERS", 2)
+        monkeypatch.setattr(dashboard, "KEEP_ALIVE_S", 0.1)
+        server = serve()
+        streams = [EventStream(server) for _ in range(2)]
+        assert ask(server, "/api/events")[0] == 503
+        streams[0].answer.close()
+        streams[0].connection.close()
+
+        def room() -> bool:
+            with server.events.listener() as listener:
+                return listener is not None
+
+        until(room, 5)
+
+    def test_a_slow_one_is_cut_off(self) -> None:
+        events = Events()
+        with events.listener() as slow, events.listener() as quick:
+            assert slow and quick
+            for number in range(dashboard.MAX_WAITING + 1):
+                events.publish("log", number)
+                quick.get_nowait()
+            assert slow.dropped and not quick.dropped
+
+    def test_head_ends_at_once(self, idle: Dashboard) -> None:
+        answer, body = request(idle, "/api/events", "HEAD")
+        assert (answer.status, body) == (200, b"")
+
+
+class TestServer:
+    def test_pages_and_their_files(self, idle: Dashboard) -> None:
+        for path, kind in (("/", "text/html"), ("/status", "text/html"),
+                           ("/static/style.css", "text/css")):  # fmt: skip
+            answer, body = request(idle, path)
+            assert answer.status == 200 and len(body) > 100
+            assert answer.headers["Content-Type"].startswith(kind)
+            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert "Access-Control-Allow-Origin" not in answer.headers
+        linked = set()
+        for page in ("/", "/status"):
+            text = request(idle, page)[1].decode()
+            linked |= {part.split('"')[0] for part in text.split('"/static/')[1:]}
+        assert linked
+        for name in linked:
+            assert request(idle, f"/static/{name}")[0].status == 200
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/nothing", "/static/", "/static/../dashboard.py", "/static/%2e%2e/dashboard.py",
+         "/static/dashboard.py", "/../../etc/passwd", "/api", "/static/style.css/x"],
+    )  # fmt: skip
+    def test_any_other_path_is_404_in_json(self, idle: Dashboard, path: str) -> None:
+        status, body = ask(idle, path)
+        assert status == 404 and "/api/scanner" in body["paths"]
+
+    def test_other_methods_are_405(self, idle: Dashboard) -> None:
+        answer, _ = request(idle, "/api/scanner", "POST")
+        assert answer.status == 405
+
+    @pytest.mark.parametrize("path", ["/api/scanner?x=1", "/api/status?x"])
+    def test_parameters_where_none_are_taken_are_400(self, idle: Dashboard, path: str) -> None:
+        status, body = ask(idle, path)
+        assert status == 400 and "accepted: none" in body["error"]
+
+    def test_a_bug_in_a_thread_does_not_end_it(
+        self, serve: Serve, client: Any, monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        ask_redis = Watch._ask_redis
+        monkeypatch.setattr(Watch, "_ask_redis", lambda self: 1 / 0)
+        connection = Connection(f"redis://127.0.0.1:{free_port()}/0", DEFAULT_KEY, 10_000)
+        server = Dashboard("127.0.0.1", 0, connection, NOWHERE)
+        server.start()
+        until(lambda: "event=bug thread=watch" in caplog.text, 5)
+        monkeypatch.setattr(Watch, "_ask_redis", ask_redis)
+        until(lambda: "refused" in ask(server, "/api/status")[1]["redis"]["error"], 5)
+        server.stop()
+
+    def test_a_port_in_use_is_an_os_error(self, redis_server: RedisServer) -> None:
+        connection = Connection(redis_server.url, DEFAULT_KEY, 10_000)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(OSError, match="in use"):
+                Dashboard("127.0.0.1", port, connection, NOWHERE)

@@ -1,0 +1,328 @@
+"""How consumers read Redis and hear of updates: on a real Redis that comes and goes."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+import redis
+
+import market_data
+from consumers import market_cache
+from consumers.market_cache import ALIVE_KEY, Candle, MarketCache, NoData, Update
+from redis_log import connect, read_log
+from tests.candles import put_candles, put_price, update, walk
+from tests.conftest import RedisServer, until
+
+
+@pytest.fixture
+def cache(redis_server: RedisServer) -> MarketCache:
+    return MarketCache(redis_server.client, "ta-service")
+
+
+def log_of(client: redis.Redis) -> list[tuple[str, str, str, str]]:
+    """(type, source, channel, summary), newest first."""
+    fields = ("type", "source", "channel", "summary")
+    return [tuple(entry[f] for f in fields) for entry in read_log(client)]  # type: ignore[misc]
+
+
+def test_the_names_are_the_services() -> None:
+    for name in ("ohlcv_key", "price_key", "update_channel"):
+        arguments = ("BTCUSDT", "5m")[: 1 + (name == "ohlcv_key")]
+        assert getattr(market_cache, name)(*arguments) == getattr(market_data, name)(*arguments)
+    for name, length_ms in market_data.binance.TIMEFRAME_MS.items():
+        assert market_cache.timeframe_ms(name) == length_ms
+
+
+class TestRead:
+    def test_candles_and_price_with_their_expiry(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        put_candles(redis_server.client, "BTCUSDT", "1h", walk(5), ttl_s=30)
+        put_price(redis_server.client, "BTCUSDT", 52530.04, ttl_s=20)
+        candles = cache.candles("BTCUSDT", "1h")
+        assert [candle[1:] for candle in candles] == [candle[1:] for candle in walk(5)]
+        assert isinstance(candles[0], Candle) and candles.closed == candles[:4]
+        assert candles.expires_at == pytest.approx(time.time() + 30, abs=0.5)
+        price = cache.price("BTCUSDT")
+        assert price[:4] == (52530.04, 1.5, 10.0, 1795489650577)
+        assert price.expires_at == pytest.approx(time.time() + 20, abs=0.5)
+        assert log_of(redis_server.client) == [
+            ("cache_read", "ta-service", "market:price:BTCUSDT", ""),
+            ("cache_read", "ta-service", "market:ohlcv:BTCUSDT:1h", ""),
+        ]
+
+    def test_missing_and_expired_are_said(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        with pytest.raises(NoData, match="nothing fresh in market:ohlcv:BTCUSDT:1h"):
+            cache.candles("BTCUSDT", "1h")
+        put_price(redis_server.client, "BTCUSDT", 1.0, ttl_s=0.1)
+        assert cache.price("BTCUSDT").price == 1.0
+        until(lambda: not redis_server.client.exists("market:price:BTCUSDT"), 2)
+        with pytest.raises(NoData, match="nothing fresh in market:price:BTCUSDT"):
+            cache.price("BTCUSDT")
+
+    def test_many_in_one_round_trip(self, cache: MarketCache, redis_server: RedisServer) -> None:
+        for symbol in ("AUSDT", "BUSDT"):
+            put_candles(redis_server.client, symbol, "5m", walk(3))
+        calls = redis_server.client.info("commandstats")
+        found, missing = cache.all_candles(["AUSDT", "BUSDT", "CUSDT"], "5m")
+        assert sorted(found) == ["AUSDT", "BUSDT"]
+        assert missing == {"CUSDT": "nothing fresh in market:ohlcv:CUSDT:5m"}
+        assert "cmdstat_mget" not in calls
+        after: Any = redis_server.client.info("commandstats")
+        assert after["cmdstat_mget"]["calls"] == 1 and after["cmdstat_multi"]["calls"] == 2
+        [entry] = log_of(redis_server.client)
+        assert entry[2:] == ("market:ohlcv:*:5m", "3 keys, 1 missing")
+
+    def test_nothing_asked_for_is_nothing_read(self, cache: MarketCache) -> None:
+        assert cache.all_prices([]) == ({}, {})
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", "nonsense", "[]", "{}", "[1]", '[{"timestamp":1}]', "null", "[[1,2,3,4,5,6]]",
+         '[{"timestamp":1,"open":NaN,"high":1,"low":1,"close":1,"volume":1}]',
+         '[{"timestamp":1,"open":1e999,"high":1,"low":1,"close":1,"volume":1}]',
+         '[{"timestamp":1,"open":"1","high":1,"low":1,"close":1,"volume":1}]'],
+    )  # fmt: skip
+    def test_bad_data_is_said_and_harms_no_other(
+        self, cache: MarketCache, redis_server: RedisServer, value: str
+    ) -> None:
+        redis_server.client.set("market:ohlcv:AUSDT:5m", value)
+        put_candles(redis_server.client, "BUSDT", "5m", walk(3))
+        found, missing = cache.all_candles(["AUSDT", "BUSDT"], "5m")
+        assert list(found) == ["BUSDT"]
+        assert missing["AUSDT"].startswith("bad data in market:ohlcv:AUSDT:5m: ")
+        with pytest.raises(NoData, match="bad data"):
+            cache.candles("AUSDT", "5m")
+
+    @pytest.mark.parametrize(
+        "value", ["1", "{}", '{"price":0,"change24h":1,"volume":1,"timestamp":1}',
+                  '{"price":null,"change24h":1,"volume":1,"timestamp":1}'],
+    )  # fmt: skip
+    def test_a_bad_price_is_none(
+        self, cache: MarketCache, redis_server: RedisServer, value: str
+    ) -> None:
+        redis_server.client.set("market:price:AUSDT", value)
+        with pytest.raises(NoData, match="bad data in market:price:AUSDT"):
+            cache.price("AUSDT")
+
+    def test_a_key_of_another_type_is_no_data(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        redis_server.client.hset("market:price:AUSDT", "a", "b")
+        with pytest.raises(NoData):
+            cache.price("AUSDT")
+
+    def test_redis_away_is_an_error_and_not_no_data(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        redis_server.kill()
+        with pytest.raises(redis.ConnectionError):
+            cache.price("AUSDT")
+
+    def test_series_are_those_with_fresh_candles(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        assert cache.series() == {}
+        for symbol, timeframe in (("BUSDT", "4h"), ("AUSDT", "4h"), ("AUSDT", "15m")):
+            put_candles(redis_server.client, symbol, timeframe, walk(1))
+        redis_server.client.set("market:ohlcv:X:my:key", "not the service's")
+        assert cache.series() == {"15m": ["AUSDT"], "4h": ["AUSDT", "BUSDT"]}
+
+
+Heard = queue.SimpleQueue[Any]
+
+
+@pytest.fixture
+def hear(redis_server: RedisServer) -> Iterator[Callable[..., Heard]]:
+    """hear(iterate): what `iterate(cache)` yields, gathered by a thread of its own."""
+
+    stopping = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def start(iterate: Callable[[MarketCache], Iterator[Any]]) -> Heard:
+        heard: Heard = queue.SimpleQueue()
+        cache = MarketCache(connect(redis_server.url), "ta-service", "test", stopping=stopping)
+
+        def gather() -> None:
+            for item in iterate(cache):
+                heard.put(item)
+
+        threads.append(threading.Thread(target=gather, daemon=True))
+        threads[-1].start()
+        return heard
+
+    yield start
+    stopping.set()
+    for thread in threads:
+        thread.join(2)
+        assert not thread.is_alive()
+
+
+class TestUpdates:
+    def test_none_first_then_each_refresh(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.updates("1h"))
+        assert heard.get(timeout=5) is None
+        redis_server.client.publish("market:update:5m", update(["X"]))
+        redis_server.client.publish("market:update:1h", update(["A"], ["B"], 7))
+        assert heard.get(timeout=5) == Update("1h", ["A"], ["B"], 7, 5)
+        assert heard.empty()
+
+    def test_all_timeframes_but_not_the_channel_of_all(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.updates())
+        assert heard.get(timeout=5) is None
+        for name in ("all", "5m", "4h"):
+            redis_server.client.publish(f"market:update:{name}", update(["A"]))
+        assert [heard.get(timeout=5).timeframe for _ in range(2)] == ["5m", "4h"]
+        only = hear(lambda cache: cache.updates("all"))
+        assert only.get(timeout=5) is None
+        redis_server.client.publish("market:update:all", update(["A"]))
+        assert only.get(timeout=5).timeframe == "all"
+
+    def test_whoever_is_slow_skips_to_the_newest(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        updates = cache.updates("1h", "5m")
+        assert next(updates) is None
+        publish = redis_server.client.publish
+        publish("market:update:1h", update(["A", "B"], ["C"], 1))
+        publish("market:update:5m", update(["A"], [], 2))
+        publish("market:update:1h", update(["C"], ["B", "D"], 3))
+        assert next(updates) == Update("1h", ["A", "B", "C"], ["D"], 3, 5)
+        assert next(updates) == Update("5m", ["A"], [], 2, 5)
+
+    @pytest.mark.parametrize("payload", ["", "nonsense", "{}", "[]", '{"symbols":1}'])
+    def test_a_bad_publish_is_logged_and_passed_over(
+        self, cache: MarketCache, redis_server: RedisServer, payload: str,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        updates = cache.updates("1h")
+        next(updates)
+        redis_server.client.publish("market:update:1h", payload)
+        redis_server.client.publish("market:update:1h", update(["A"]))
+        assert next(updates) == Update("1h", ["A"], [], 1, 5)
+        assert "event=bad_update channel=market:update:1h" in caplog.text
+
+    def test_silence_longer_than_the_sockets_timeout_is_no_failure(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.updates("1h"))
+        assert heard.get(timeout=5) is None
+        time.sleep(market_cache.SILENCE_S + 3)  # a ping is sent and answered meanwhile
+        redis_server.client.publish("market:update:1h", update(["A"]))
+        assert heard.get(timeout=5).symbols == ["A"]
+
+    def test_a_restart_of_redis_yields_none_and_goes_on(
+        self, hear: Callable[..., Heard], redis_server: RedisServer,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:  # fmt: skip
+        caplog.set_level("INFO")
+        heard = hear(lambda cache: cache.updates("1h"))
+        assert heard.get(timeout=5) is None
+        redis_server.kill()
+        before = psutil.Process().cpu_times()
+        time.sleep(3)
+        after = psutil.Process().cpu_times()
+        assert after.user - before.user < 0.5  # it does not spin
+        redis_server.start()
+        assert heard.get(timeout=10) is None
+        redis_server.client.publish("market:update:1h", update(["A"]))
+        assert heard.get(timeout=5).symbols == ["A"]
+        assert caplog.text.count("event=redis_lost consumer=test") == 1
+        assert caplog.text.count("event=redis_back consumer=test") == 1
+
+    def test_a_redis_that_hangs_is_noticed(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.updates("1h"))
+        assert heard.get(timeout=5) is None
+        redis_server.pause()
+        time.sleep(2 * market_cache.SILENCE_S + 2)
+        redis_server.resume()
+        assert heard.get(timeout=10) is None
+        redis_server.client.publish("market:update:1h", update(["A"]))
+        assert heard.get(timeout=5).symbols == ["A"]
+
+    def test_a_dropped_connection_yields_none(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.updates("1h"))
+        assert heard.get(timeout=5) is None
+        redis_server.client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        assert heard.get(timeout=5) is None
+
+    def test_messages_come_one_by_one(
+        self, hear: Callable[..., Heard], redis_server: RedisServer
+    ) -> None:
+        heard = hear(lambda cache: cache.messages("ta:signals", "x:*"))
+        assert heard.get(timeout=5) is None
+        for channel, text in (("ta:signals", "1"), ("x:y", "2"), ("ta:signals", "3")):
+            redis_server.client.publish(channel, text)
+        expected = [("ta:signals", "1"), ("x:y", "2"), ("ta:signals", "3")]
+        assert [heard.get(timeout=5) for _ in range(3)] == expected
+
+
+class TestAttempt:
+    def test_a_failure_is_tried_again_ever_more_slowly(
+        self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pauses: list[float] = []
+
+        class Stopping(threading.Event):
+            def wait(self, timeout: float | None = None) -> bool:
+                pauses.append(timeout or 0)
+                return False
+
+        cache = MarketCache(redis_server.client, "ta-service", stopping=Stopping())
+        monkeypatch.setattr(market_cache.random, "uniform", lambda low, high: high)
+        redis_server.client.config_set("maxmemory", "1")
+        turns = 0
+        for heard in cache.updates("1h"):
+            assert heard is None
+            turns += 1
+            if turns == 4:
+                redis_server.client.config_set("maxmemory", "0")
+            with cache.attempt():
+                cache.logged.cache_write("k", "v", 5)
+                break
+        assert turns == 4 and pauses == pytest.approx([0.2, 0.4, 0.8])
+
+    def test_other_errors_are_not_swallowed(self, cache: MarketCache) -> None:
+        with pytest.raises(ZeroDivisionError), cache.attempt():
+            raise ZeroDivisionError
+
+
+def test_signs_of_life_while_it_waits(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(market_cache, "ALIVE_EVERY_S", 1.0)
+    stopping = threading.Event()
+    cache = MarketCache(redis_server.client, "dashboard", "scanner", stopping=stopping)
+    updates = cache.updates("1h")
+    next(updates)
+    waiting = threading.Thread(target=lambda: next(updates, None))
+    waiting.start()
+
+    def life() -> dict[str, int]:
+        text: Any = redis_server.client.hget(ALIVE_KEY, "scanner")
+        return json.loads(text or "{}")  # type: ignore[no-any-return]
+
+    first = until(life, 5)
+    assert abs(first["timestamp"] - time.time() * 1000) < 3000
+    until(lambda: life()["timestamp"] >= first["timestamp"] + 900, 5)
+    assert not read_log(redis_server.client)  # they are no news
+    stopping.set()
+    waiting.join(2)
+    assert not waiting.is_alive()

@@ -1,0 +1,214 @@
+"""What the paper trader does with signals, and that its book survives."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import redis
+
+from consumers.market_cache import MarketCache, now_ms, update_channel
+from consumers.paper_trader import POSITIONS_KEY, TRADES_CHANNEL, Book, PaperTrader, Position
+from consumers.program import Failure
+from consumers.ta_service import SIGNALS_CHANNEL, Signal
+from redis_log import read_log
+from tests.candles import put_price
+from tests.conftest import RedisServer
+
+TICK = (update_channel("5m"), "{}")
+
+
+def signal(name: str, symbol: str = "AUSDT", timeframe: str = "1h", age_s: float = 0) -> Any:
+    made = Signal(symbol, timeframe, name, 1.0, 1, 0, now_ms() - int(age_s * 1000))
+    return SIGNALS_CHANNEL, json.dumps(made._asdict())
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Any:
+    return redis_server.client
+
+
+@pytest.fixture
+def trader(client: redis.Redis) -> PaperTrader:
+    return start(client)
+
+
+def start(client: redis.Redis) -> PaperTrader:
+    trader = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+    trader.turn(None)
+    return trader
+
+
+def book(client: Any) -> dict[str, Any]:
+    return json.loads(client.get(POSITIONS_KEY) or '{"positions":{},"profit":0.0,"trades":0}')
+
+
+def log_of(client: redis.Redis, *types: str) -> list[str]:
+    """The summaries of entries of these types, oldest first."""
+    entries = reversed(read_log(client, 1000))
+    return [entry["summary"] for entry in entries if entry["type"] in types]
+
+
+class TestTrades:
+    def test_buys_and_sells_for_the_stake(
+        self, trader: PaperTrader, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.subscribe(TRADES_CHANNEL)
+        heard.get_message(timeout=1)
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        [position] = book(client)["positions"].values()
+        assert (position["quantity"], position["price"]) == (2.0, 50.0)
+        assert client.ttl(POSITIONS_KEY) == -1
+        put_price(client, "AUSDT", 60.0)
+        trader.turn(signal("stoch_rsi_down"))
+        assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}
+        bought, sold = (json.loads(heard.get_message(timeout=2)["data"]) for _ in range(2))
+        assert (bought["action"], bought["price"], bought["profit"]) == ("buy", 50.0, None)
+        assert (sold["action"], sold["signal"], sold["profit"]) == ("sell", "stoch_rsi_down", 20.0)
+        assert log_of(client, "trade") == [
+            "buy 2 AUSDT at 50.0 on ribbon_up",
+            "sell 2 AUSDT at 60.0 on stoch_rsi_down, profit +20.00",
+        ]
+        assert {entry["source"] for entry in read_log(client)} == {"trader-bot"}
+        assert caplog.text.count("event=trade") == 2
+
+    def test_a_position_a_symbol(self, trader: PaperTrader, client: Any) -> None:
+        for symbol in ("AUSDT", "BUSDT"):
+            put_price(client, symbol, 50.0)
+            trader.turn(signal("ribbon_up", symbol))
+            trader.turn(signal("squeeze_up", symbol, "5m"))
+        assert sorted(book(client)["positions"]) == ["AUSDT", "BUSDT"]
+        assert book(client)["trades"] == 2
+
+    def test_only_the_timeframe_that_bought_sells(self, trader: PaperTrader, client: Any) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up", timeframe="4h"))
+        trader.turn(signal("ribbon_down", timeframe="5m"))
+        assert book(client)["positions"]
+        trader.turn(signal("ribbon_down", timeframe="4h"))
+        assert not book(client)["positions"]
+
+    def test_a_down_signal_without_a_position_is_nothing(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_down"))
+        assert log_of(client, "trade", "error") == [] and not client.exists(POSITIONS_KEY)
+
+
+class TestRefusals:
+    def test_does_not_buy_without_a_price(self, trader: PaperTrader, client: Any) -> None:
+        trader.turn(signal("ribbon_up"))
+        assert log_of(client, "trade", "error") == [
+            "nothing fresh in market:price:AUSDT: not bought on ribbon_up"
+        ]
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(TICK)
+        assert book(client)["positions"] == {}  # the moment has passed
+
+    def test_sells_once_there_is_a_price_again(self, trader: PaperTrader, client: Any) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        client.delete("market:price:AUSDT")
+        trader.turn(signal("ribbon_down"))
+        trader.turn(TICK)
+        assert book(client)["positions"]["AUSDT"]["exit_signal"] == "ribbon_down"
+        assert log_of(client, "error") == [
+            "nothing fresh in market:price:AUSDT: to be sold once there is a price"
+        ]
+        put_price(client, "AUSDT", 40.0)
+        start(client)  # another process, after a restart
+        assert book(client) == {"positions": {}, "profit": -20.0, "trades": 2}
+
+    def test_does_not_buy_on_an_old_signal_but_sells_on_one(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up", age_s=75))
+        assert log_of(client, "trade", "error") == ["ribbon_up is 75 s old: not bought"]
+        trader.turn(signal("ribbon_up"))
+        trader.turn(signal("ribbon_down", age_s=75))
+        assert book(client)["trades"] == 2
+
+    @pytest.mark.parametrize(
+        "payload",
+        ["", "nonsense", "[]", "{}", "1", '{"symbol":"AUSDT"}',
+         json.dumps(Signal("AUSDT", "1h", "sideways", 1.0, 1, 0, 1)._asdict()),
+         json.dumps(Signal("A:*", "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict()),
+         json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, "now")._asdict()),  # type: ignore[arg-type]
+         json.dumps(Signal(7, "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict())],  # type: ignore[arg-type]
+    )  # fmt: skip
+    def test_what_is_no_signal_is_passed_over(
+        self, trader: PaperTrader, client: Any, payload: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn((SIGNALS_CHANNEL, payload))
+        assert not client.exists(POSITIONS_KEY) and "event=bad_signal" in caplog.text
+
+
+class TestBook:
+    def test_a_restart_goes_on_with_it(self, trader: PaperTrader, client: Any) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        again = start(client)
+        again.turn(signal("ribbon_up"))
+        assert book(client)["trades"] == 1
+        again.turn(signal("ribbon_down"))
+        assert book(client)["trades"] == 2
+
+    def test_a_redis_that_came_back_empty_gets_it_back(
+        self, trader: PaperTrader, redis_server: RedisServer, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        before = book(client)
+        redis_server.kill()
+        with pytest.raises(redis.ConnectionError):
+            trader.turn(signal("ribbon_down"))
+        redis_server.start()
+        put_price(client, "AUSDT", 60.0)
+        trader.turn(None)  # what is heard after a failure
+        assert before["positions"]["AUSDT"]["quantity"] == 2
+        assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}
+
+    def test_a_trade_whose_answer_was_lost_is_not_done_twice(
+        self, trader: PaperTrader, client: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        logged = trader._cache.logged
+        send = logged.send
+
+        def lose_the_answer(batch: Any) -> None:
+            send(batch)
+            if any(entry["type"] == "trade" for entry in batch.entries):
+                monkeypatch.undo()
+                raise redis.TimeoutError("lost")
+
+        monkeypatch.setattr(logged, "send", lose_the_answer)
+        with pytest.raises(redis.TimeoutError):
+            trader.turn(signal("ribbon_up"))
+        trader.turn(signal("squeeze_up"))  # heard in one go with the first, so no None between
+        assert book(client)["trades"] == 1
+
+    @pytest.mark.parametrize(
+        "text", ["nonsense", "[]", "{}", '{"positions":[]}', '{"positions":{"A":{}}}',
+                 '{"positions":{},"gain":1}'],
+    )  # fmt: skip
+    def test_something_else_in_its_place_ends_it_and_is_kept(self, client: Any, text: str) -> None:
+        client.set(POSITIONS_KEY, text)
+        with pytest.raises(Failure, match=r"redis-cli rename paper:positions"):
+            start(client)
+        assert client.get(POSITIONS_KEY) == text
+
+    def test_json_and_back(self) -> None:
+        position = Position("1h", "ribbon_up", 2.0, 50.0, 1)
+        made = Book().with_position("AUSDT", position)
+        text = '{"positions":{"AUSDT":{"timeframe":"1h","signal":"ribbon_up","quantity":2.0,'
+        text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0}'
+        assert Book.from_json(text) == made
+        assert made.without("AUSDT") == Book()

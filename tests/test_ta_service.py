@@ -1,0 +1,216 @@
+"""States and signals as pure functions, and what the TA service puts into Redis."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import pytest
+import redis
+
+from consumers import indicators, ta_service
+from consumers.market_cache import Candle, MarketCache, Update
+from consumers.ta_service import (
+    SIGNALS_CHANNEL,
+    State,
+    TaService,
+    analyse,
+    changes,
+    indicators_key,
+    state_after,
+    state_key,
+)
+from redis_log import read_log
+from tests.candles import from_closes, put_candles, walk
+from tests.conftest import RedisServer
+
+RISING = from_closes([100 * 1.01**n for n in range(100)])
+FALLING = from_closes([100 * 0.99**n for n in range(100)])
+
+
+class TestStates:
+    def test_analysis_of_a_series(self) -> None:
+        candles = walk(300)
+        result = analyse(candles)
+        assert result["timestamp"] == candles[-1].timestamp
+        assert result["ribbon"]["emas"] == indicators.ema_ribbon(candles).emas
+        assert result["squeeze"] == indicators.squeeze(candles)._asdict()
+        assert result["stoch_rsi"] == indicators.stoch_rsi(candles)._asdict()
+        assert result["reasons"] == {}
+
+    @pytest.mark.parametrize(
+        ("candles", "missing"),
+        [(walk(1), {"ribbon", "squeeze", "stoch_rsi"}), (walk(40), {"ribbon"}),
+         (from_closes([5.0] * 100), {"squeeze", "stoch_rsi"})],
+    )  # fmt: skip
+    def test_what_cannot_be_computed_is_none(
+        self, candles: list[Candle], missing: set[str]
+    ) -> None:
+        result = analyse(candles)
+        assert set(result["reasons"]) == missing
+        assert all(result[name] is None for name in missing)
+        json.dumps(result, allow_nan=False)
+
+    def test_what_is_mixed_or_unknown_changes_nothing(self) -> None:
+        before = State(1, "up", "on", "low")
+        mixed = {"timestamp": 2, "ribbon": {"state": "mixed"}, "squeeze": None, "stoch_rsi": None}
+        assert state_after(before, mixed) == State(2, "up", "on", "low")
+        assert state_after(None, mixed) == State(2, None, None, None)
+        down = {"timestamp": 3, "ribbon": {"state": "down"}, "squeeze": {"on": False},
+                "stoch_rsi": {"zone": "middle"}}  # fmt: skip
+        assert state_after(before, down) == State(3, "down", "off", "middle")
+
+    @pytest.mark.parametrize(
+        ("before", "after", "momentum", "names"),
+        [
+            (("up", "off", "middle"), ("up", "off", "middle"), 1, []),
+            (("up", "off", "middle"), ("down", "off", "middle"), 1, ["ribbon_down"]),
+            (("down", "off", "middle"), ("up", "off", "middle"), 1, ["ribbon_up"]),
+            ((None, None, None), ("up", "on", "low"), 1, []),
+            (("up", "on", "middle"), ("up", "off", "middle"), 0.1, ["squeeze_up"]),
+            (("up", "on", "middle"), ("up", "off", "middle"), -0.1, ["squeeze_down"]),
+            (("up", "on", "middle"), ("up", "off", "middle"), 0.0, []),
+            (("up", "off", "middle"), ("up", "on", "middle"), 1, []),
+            (("up", "on", "low"), ("up", "on", "middle"), 1, ["stoch_rsi_up"]),
+            (("up", "on", "low"), ("up", "on", "high"), 1, ["stoch_rsi_up"]),
+            (("up", "on", "high"), ("up", "on", "middle"), 1, ["stoch_rsi_down"]),
+            (("up", "on", "middle"), ("up", "on", "low"), 1, []),
+            (("up", "on", "low"), ("down", "off", "high"), -1,
+             ["ribbon_down", "squeeze_down", "stoch_rsi_up"]),
+        ],
+    )  # fmt: skip
+    def test_changes(
+        self, before: tuple[Any, ...], after: tuple[Any, ...], momentum: float, names: list[str]
+    ) -> None:
+        assert changes(State(1, *before), State(2, *after), momentum) == names
+
+
+@pytest.fixture
+def client(redis_server: RedisServer) -> Any:
+    return redis_server.client
+
+
+def service(client: redis.Redis) -> TaService:
+    return TaService(MarketCache(client, "ta-service"))
+
+
+def signals(client: redis.Redis) -> list[str]:
+    """The summaries of all signals, oldest first."""
+    return [entry["summary"] for entry in reversed(read_log(client, 1000, "signal"))]
+
+
+def refreshed(symbols: list[str], timeframe: str = "1h") -> Update:
+    return Update(timeframe, symbols, [], 1, 1)
+
+
+class TestTurn:
+    def test_writes_indicators_of_closed_candles_and_tells(self, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", [*RISING, RISING[-1]._replace(close=1.0)], ttl_s=300)
+        put_candles(client, "BUSDT", "5m", RISING, ttl_s=7)
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe("ta:update:*")
+        heard.get_message(timeout=1)
+        service(client).turn(None)
+        written = json.loads(client.get(indicators_key("AUSDT", "1h")))
+        assert written["close"] == RISING[-1].close  # not that of the forming candle
+        assert written["ribbon"]["state"] == "up"
+        assert 295 < client.ttl(indicators_key("AUSDT", "1h")) <= 300
+        assert 5 < client.ttl(indicators_key("BUSDT", "5m")) <= 7  # no longer than its candles
+        told = [json.loads(heard.get_message(timeout=2)["data"]) for _ in range(2)]
+        assert [each["timeframe"] for each in told] == ["5m", "1h"]
+        assert told[1]["symbols"] == ["AUSDT"]
+        assert signals(client) == []  # nothing to compare with yet
+        assert {entry["source"] for entry in read_log(client)} == {"ta-service"}
+
+    def test_a_signal_when_a_state_changes_and_only_then(
+        self, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO)
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.subscribe(SIGNALS_CHANNEL)
+        heard.get_message(timeout=1)
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", FALLING[:-1])
+        running.turn(refreshed(["AUSDT"]))
+        state = State(**json.loads(client.get(state_key("AUSDT", "1h"))))
+        assert state.ribbon == "down"
+        put_candles(client, "AUSDT", "1h", RISING)  # a later candle than the one looked at
+        later = json.loads(client.get("market:ohlcv:AUSDT:1h"))
+        for row in later:
+            row["timestamp"] += 3_600_000
+        client.set("market:ohlcv:AUSDT:1h", json.dumps(later), ex=60)
+        running.turn(refreshed(["AUSDT"]))
+        running.turn(refreshed(["AUSDT"]))
+        assert len(signals(client)) == len(set(signals(client))) >= 1
+        assert signals(client)[0] == f"AUSDT 1h ribbon_up at {RISING[-2].close!r}"
+        signal = json.loads(heard.get_message(timeout=2)["data"])
+        assert signal["signal"] == "ribbon_up" and signal["price"] == RISING[-2].close
+        assert signal["candle"] == later[-2]["timestamp"]
+        assert signal["previous_candle"] == state.candle
+        assert 'event=signal what="AUSDT 1h ribbon_up' in caplog.text
+        [entry] = [e for e in read_log(client, 100, "signal") if "ribbon" in e["summary"]]
+        assert (entry["channel"], entry["source"]) == (SIGNALS_CHANNEL, "ta-service")
+
+    def test_a_closed_candle_that_is_revised_is_judged_once(self, client: Any) -> None:
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", FALLING)
+        running.turn(refreshed(["AUSDT"]))
+        put_candles(client, "AUSDT", "1h", RISING)
+        running.turn(refreshed(["AUSDT"]))
+        assert signals(client) == []
+        written = json.loads(client.get(indicators_key("AUSDT", "1h")))
+        assert written["ribbon"]["state"] == "up"  # but the indicators are of what is there now
+
+    def test_a_restart_repeats_no_signal_and_tells_what_came_meanwhile(self, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", RISING)
+        state = State(1, "down", None, None)
+        client.set(state_key("AUSDT", "1h"), json.dumps(state._asdict()))
+        service(client).turn(None)
+        assert len(signals(client)) == 1 and "ribbon_up" in signals(client)[0]
+        for _ in range(3):
+            service(client).turn(None)
+        assert len(signals(client)) == 1
+
+    def test_a_transaction_that_failed_is_done_again_once(
+        self, client: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The worst kind: it was done, and the answer was lost."""
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", RISING)
+        client.set(state_key("AUSDT", "1h"), json.dumps(State(1, "down", None, None)._asdict()))
+        logged = running._cache.logged
+        send = logged.send
+
+        def lose_the_answer(batch: Any) -> None:
+            send(batch)
+            if any(entry["type"] == "signal" for entry in batch.entries):
+                monkeypatch.undo()
+                raise redis.TimeoutError("lost")
+
+        monkeypatch.setattr(logged, "send", lose_the_answer)
+        with pytest.raises(redis.TimeoutError):
+            running.turn(refreshed(["AUSDT"]))
+        running.turn(None)
+        assert len(signals(client)) == 1
+
+    def test_a_state_that_is_none_begins_anew(self, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", RISING)
+        client.set(state_key("AUSDT", "1h"), '{"candle": 1}')
+        service(client).turn(None)
+        assert signals(client) == []
+        assert json.loads(client.get(state_key("AUSDT", "1h")))["ribbon"] == "up"
+
+    def test_one_candle_or_none_is_no_analysis(self, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", RISING[:1])
+        service(client).turn(refreshed(["AUSDT", "BUSDT"]))
+        assert client.keys("ta:*") == []
+
+    def test_old_candles_of_a_symbol_that_failed_are_left_alone(self, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", RISING)
+        service(client).turn(Update("1h", [], ["AUSDT"], 1, 1))
+        assert client.keys("ta:*") == []
+
+
+def test_names() -> None:
+    assert ta_service.update_channel("5m") == "ta:update:5m"
