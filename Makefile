@@ -7,13 +7,13 @@ UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
-.PHONY: help demo run check test lint install uninstall clean
+.PHONY: help demo run check test test-browser lint install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: $(VENV)/.dev ## the whole system against a simulated exchange; no network, no Redis needed
+demo: $(VENV)/.dev ## the whole system and its pages on a simulated exchange; no network, no Redis needed
 	@$(BIN)/python -m demo
 
 run: $(VENV)/.dev ## the real service in the foreground, with a private Redis if none runs
@@ -22,8 +22,11 @@ run: $(VENV)/.dev ## the real service in the foreground, with a private Redis if
 check: $(VENV)/.runtime ## are settings, Redis, the exchange and all symbols right?
 	@$(BIN)/python market_data.py --check
 
-test: lint ## ruff, mypy and all tests, on a real Redis and a simulated exchange
-	$(BIN)/python -m pytest
+test: lint ## ruff, mypy and all tests but those in a browser; real Redis, simulated exchange
+	$(BIN)/python -m pytest -m "not browser"
+
+test-browser: $(VENV)/.dev ## the pages in a headless Chromium, which must be installed
+	$(BIN)/python -m pytest -m browser
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .

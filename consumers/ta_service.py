@@ -145,7 +145,9 @@ class TaService:
         left_s = candles.expires_at - time.time()
         if left_s > 0:
             payload = json.dumps(result, allow_nan=False)
-            batch.cache_write(indicators_key(symbol, timeframe), payload, left_s)
+            batch.cache_write(
+                indicators_key(symbol, timeframe), payload, left_s, f"close {result['close']!r}"
+            )
         before = self._states.get((symbol, timeframe))
         # A closed candle is judged once: the exchange may revise it, and a signal that comes,
         # goes and comes again for one candle would be worse than one that came a little early.

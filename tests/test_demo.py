@@ -19,6 +19,15 @@ from redis_log import connect
 from tests.conftest import ROOT, until
 
 
+def scored(page_url: str) -> int:
+    """How many coins the scanner page has a score for."""
+    try:
+        with urllib.request.urlopen(f"{page_url}api/scanner", timeout=5) as answer:
+            return sum(bool(row["scan"]) for row in json.load(answer)["symbols"])
+    except OSError:  # it does not listen yet
+        return 0
+
+
 @pytest.mark.parametrize("to_group", [True, False], ids=["ctrl-c", "sigterm"])
 def test_demo_shows_the_whole_system_and_cleans_up(tmp_path: Path, to_group: bool) -> None:
     output = tmp_path / "output"
@@ -32,11 +41,13 @@ def test_demo_shows_the_whole_system_and_cleans_up(tmp_path: Path, to_group: boo
         text = output.read_text()
         [health_url] = re.findall(r"http://127\.0\.0\.1:\d+/health", text)[:1]
         [redis_url] = re.findall(r"REDIS_URL=(\S+)", text)[:1]
+        [page_url] = re.findall(r"open (http://127\.0\.0\.1:\d+/) ", text)
         with urllib.request.urlopen(health_url, timeout=5) as answer:
             assert json.load(answer)["status"] == "ok"
         assert len(connect(redis_url).keys("market:*")) == 116  # type: ignore[arg-type]
+        until(lambda: scored(page_url) == 29, 20, what="a score for each coin")
         children = psutil.Process(demo.pid).children(recursive=True)
-        assert len(children) == 2  # the service and its Redis
+        assert len(children) == 5  # the service, its Redis, and three consumers
         if to_group:
             os.killpg(demo.pid, signal.SIGINT)
         else:
