@@ -21,6 +21,7 @@ import redis
 
 import redis_log
 from demo.exchange import Exchange
+from redis_log import Batch, LoggedRedis
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,6 +113,19 @@ def redis_server() -> Iterator[RedisServer]:
     server = RedisServer()
     yield server
     server.kill()
+
+
+def lose_an_answer(monkeypatch: pytest.MonkeyPatch, logged: LoggedRedis, type_: str) -> None:
+    """The next transaction of `logged` with an entry of that type is done, but seems to fail."""
+    send = logged.send
+
+    def lose(batch: Batch) -> None:
+        send(batch)
+        if any(entry["type"] == type_ for entry in batch.entries):
+            monkeypatch.undo()
+            raise redis.TimeoutError("lost")
+
+    monkeypatch.setattr(logged, "send", lose)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from consumers.program import Failure
 from consumers.ta_service import SIGNALS_CHANNEL, Signal
 from redis_log import read_log
 from tests.candles import put_price
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, lose_an_answer
 
 TICK = (update_channel("5m"), "{}")
 
@@ -180,16 +180,7 @@ class TestBook:
         self, trader: PaperTrader, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         put_price(client, "AUSDT", 50.0)
-        logged = trader._cache.logged
-        send = logged.send
-
-        def lose_the_answer(batch: Any) -> None:
-            send(batch)
-            if any(entry["type"] == "trade" for entry in batch.entries):
-                monkeypatch.undo()
-                raise redis.TimeoutError("lost")
-
-        monkeypatch.setattr(logged, "send", lose_the_answer)
+        lose_an_answer(monkeypatch, trader._cache.logged, "trade")
         with pytest.raises(redis.TimeoutError):
             trader.turn(signal("ribbon_up"))
         trader.turn(signal("squeeze_up"))  # heard in one go with the first, so no None between

@@ -23,7 +23,7 @@ from consumers.ta_service import (
 )
 from redis_log import read_log
 from tests.candles import from_closes, put_candles, walk
-from tests.conftest import RedisServer
+from tests.conftest import RedisServer, lose_an_answer
 
 RISING = from_closes([100 * 1.01**n for n in range(100)])
 FALLING = from_closes([100 * 0.99**n for n in range(100)])
@@ -173,22 +173,13 @@ class TestTurn:
         assert len(signals(client)) == 1
 
     def test_a_transaction_that_failed_is_done_again_once(
-        self, client: Any, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+        self, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The worst kind: it was done, and the answer was lost."""
         running = service(client)
         put_candles(client, "AUSDT", "1h", RISING)
         client.set(state_key("AUSDT", "1h"), json.dumps(State(1, "down", None, None)._asdict()))
-        logged = running._cache.logged
-        send = logged.send
-
-        def lose_the_answer(batch: Any) -> None:
-            send(batch)
-            if any(entry["type"] == "signal" for entry in batch.entries):
-                monkeypatch.undo()
-                raise redis.TimeoutError("lost")
-
-        monkeypatch.setattr(logged, "send", lose_the_answer)
+        lose_an_answer(monkeypatch, running._cache.logged, "signal")
         with pytest.raises(redis.TimeoutError):
             running.turn(refreshed(["AUSDT"]))
         running.turn(None)
