@@ -201,6 +201,10 @@ export function formatCompact(value) {
   return new Intl.NumberFormat("en-US", digits).format(value);
 }
 
+export function clamp(value, low, high) {
+  return Math.min(Math.max(value, low), high);
+}
+
 /** A duration in ms: "12 s", "90 min", "5 h", "3 d". Below zero counts as zero. */
 export function formatAge(durationMs) {
   if (durationMs < MINUTE_MS) return `${Math.max(0, Math.floor(durationMs / SECOND_MS))} s`;
@@ -234,6 +238,8 @@ export function splitSymbol(symbol) {
 // ---- elements -----------------------------------------------------------------------------------
 
 const SVG_NAMESPACE = "http://www.w3.org/2000/svg";
+
+export const byId = (id) => document.getElementById(id);
 
 /**
  * A new HTML element. Attributes that are null, undefined or false are left out, `true` is set
@@ -299,7 +305,7 @@ export function badge(level, words) {
  * @param {{text: string, detail: string}|null} problem
  */
 export function showBanner(problem) {
-  const banner = document.getElementById("banner");
+  const banner = byId("banner");
   banner.hidden = !problem;
   setText(banner.firstElementChild, problem?.text ?? "");
   setText(banner.lastElementChild, problem?.detail ?? "");

@@ -1,0 +1,47 @@
+// The list of consumers on the status page: who is alive, and how to start who is not.
+
+import { badge, byId, clock, formatAge, html, paint, setText } from "./common.js";
+
+const MODULES = {
+  scanner: "consumers.scanner",
+  "ta-service": "consumers.ta_service",
+  "trader-bot": "consumers.paper_trader",
+  dashboard: "consumers.dashboard",
+};
+
+/** Consumers report to Redis: while it does not answer, nobody knows whether they are alive. */
+export function showConsumers(consumers, isRedisUp) {
+  const list = byId("consumers");
+  const names = Object.keys(consumers ?? MODULES);
+  paint(list, names, () => names.map(drawConsumer));
+  for (const item of list.children) {
+    const { consumer } = item.dataset;
+    const [state, seen, start] = item.querySelectorAll(".state, .seen, .start");
+    const heartbeat = consumers?.[consumer];
+    const [level, words] = isRedisUp ? consumerState(heartbeat) : ["unknown", "not known"];
+    paint(state, words, () => badge(level, words));
+    setText(seen, heartbeat ? describeHeartbeat(heartbeat) : "");
+    start.hidden = !isRedisUp || !MODULES[consumer] || Boolean(heartbeat?.alive);
+  }
+}
+
+function drawConsumer(consumer) {
+  const start = html("code", { class: "start", hidden: true }, `python -m ${MODULES[consumer]}`);
+  return html(
+    "li",
+    { "data-consumer": consumer },
+    html("b", {}, consumer),
+    html("span", { class: "state" }),
+    html("span", { class: "seen" }),
+    start,
+  );
+}
+
+function consumerState(heartbeat) {
+  if (!heartbeat) return ["unknown", "never seen"];
+  return heartbeat.alive ? ["good", "alive"] : ["bad", "silent"];
+}
+
+function describeHeartbeat({ timestamp, pid }) {
+  return `seen ${formatAge(clock.now() - timestamp)} ago, pid ${pid}`;
+}

@@ -1,0 +1,229 @@
+"""What the browser tests share: the whole system on free ports, a real Chromium, and a watch on
+what a page does that it should not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from demo import market
+from demo.exchange import Exchange
+from redis_log import LoggedRedis
+from tests.conftest import Program, RedisServer, Service, free_port, until
+
+COINS = market.symbols(29)
+YOUNG = "X030USDT"  # a coin that was listed some hours ago
+YOUNG_HOURS = 10
+TIMEFRAMES = {"5m": 3, "1h": 8, "4h": 12}  # seconds from refresh to refresh
+WHOLE_S = 30  # until the service has read all and the consumers have made something of it
+
+CHROMIUM_ARGUMENTS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+WIDE, PHONE = (1400, 900), (390, 844)
+
+
+class System:
+    """Redis, the simulated exchange, the service, and two consumers, each of which may be ended.
+
+    29 coins have all the history that anyone needs; one more has been listed for ten hours, so
+    that some of its figures cannot be computed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._programs: list[Program] = []
+        self.redis = RedisServer()
+        listed_at = time.time() - YOUNG_HOURS * 3600
+        self.exchange = Exchange((*COINS, YOUNG), listed_at={YOUNG: listed_at}).start()
+        self.service = self._start_service()
+        self.ta_service = self.start_consumer("ta_service")
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.dashboard = self.start_dashboard()
+
+    def _start_service(self) -> Service:
+        timeframes = (f"{name}:{every_s}:{10 * every_s}" for name, every_s in TIMEFRAMES.items())
+        service = Service(self._folder / "service.log", [], {
+            "REDIS_URL": self.redis.url, "BINANCE_BASE_URL": self.exchange.url,
+            "HEALTH_PORT": str(free_port()), "SYMBOLS": ",".join((*COINS, YOUNG)),
+            "TIMEFRAMES": ",".join(timeframes),
+        })  # fmt: skip
+        self._programs.append(service)
+        return service
+
+    def start_consumer(self, name: str, **environ: str) -> Program:
+        log = self._folder / f"{name}{len(self._programs)}.log"
+        environ = {"REDIS_URL": self.redis.url, **environ}
+        program = Program(log, ["-m", f"consumers.{name}"], environ)
+        self._programs.append(program)
+        return program
+
+    def start_dashboard(self) -> Program:
+        health_url = f"http://127.0.0.1:{self.service.port}/health"
+        return self.start_consumer(
+            "dashboard", DASHBOARD_PORT=str(self.port), HEALTH_URL=health_url
+        )
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=10) as answer:
+            return json.load(answer)
+
+    def is_listening(self) -> bool:
+        try:
+            return bool(self.get("/api/status"))
+        except OSError:
+            return False
+
+    def is_whole(self) -> bool:
+        """Whether there is a score and every analysis of each coin."""
+        rows = self.get("/api/scanner")["symbols"] if self.is_listening() else []
+        whole = [row for row in rows if row["price"] and row["scan"] and all(row["ta"].values())]
+        return len(whole) == len(COINS) + 1 and all(len(row["ta"]) == 3 for row in whole)
+
+    def log(self, source: str) -> LoggedRedis:
+        return LoggedRedis(self.redis.client, source)
+
+    def end(self) -> None:
+        for program in reversed(self._programs):
+            program.end()
+        self.exchange.stop()
+        self.redis.kill()
+
+
+@contextmanager
+def running_system(folder: Path) -> Iterator[System]:
+    system = System(folder)
+    try:
+        until(system.is_whole, WHOLE_S, 0.2, "all of each coin is in Redis")
+        yield system
+    finally:
+        system.end()
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One for all tests of a module; they leave it as it was."""
+    with running_system(tmp_path_factory.mktemp("system")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    if not executable:
+        pytest.fail("no chromium here: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=list(CHROMIUM_ARGUMENTS)
+        )
+        yield browser
+        browser.close()
+
+
+class Watch:
+    """What a page does that it should not, a sentence each."""
+
+    def __init__(self, page: Page, home: str) -> None:
+        self._home = urlsplit(home).netloc
+        self.strangers: list[str] = []  # requests to others than the dashboard
+        self.defects: list[str] = []  # wrong whatever the servers do
+        self.losses: list[str] = []  # wrong unless a server was taken away
+        page.on("request", self._request)
+        page.on("pageerror", lambda error: self.defects.append(f"page error: {error}"))
+        page.on("dialog", self._dialog)
+        page.on("console", self._console)
+        page.on("requestfailed", self._failure)
+
+    def _request(self, request: Any) -> None:
+        if urlsplit(request.url).netloc != self._home:
+            self.strangers.append(request.url)
+
+    def _dialog(self, dialog: Any) -> None:
+        self.defects.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def _console(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            is_loss = message.text.startswith("Failed to load resource")
+            kind = self.losses if is_loss else self.defects
+            kind.append(f"console: {message.text} {message.location.get('url', '')}")
+
+    def _failure(self, request: Any) -> None:
+        # A page gives up what it no longer wants: candles of another coin, a stream when it goes.
+        if request.failure != "net::ERR_ABORTED":
+            self.losses.append(f"failed: {request.url} {request.failure}")
+
+
+Open = Callable[..., Page]
+Scheme = Literal["light", "dark"]
+
+
+class Tabs:
+    """Pages in contexts of their own, watched."""
+
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._contexts: list[BrowserContext] = []
+        self._watches: list[Watch] = []
+
+    def open(
+        self, url: str, size: tuple[int, int] = WIDE, scheme: Scheme = "light",
+        with_clock: bool = False,
+    ) -> Page:  # fmt: skip
+        width, height = size
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
+        context.set_default_timeout(15_000)
+        page = context.new_page()
+        self._contexts.append(context)
+        home = "{0.scheme}://{0.netloc}".format(urlsplit(url))
+        self._watches.append(Watch(page, home))
+        if with_clock:
+            page.clock.install()
+        page.goto(url)
+        return page
+
+    def problems(self, with_losses: bool = True) -> list[str]:
+        found = []
+        for watch in self._watches:
+            found += watch.strangers + watch.defects + (watch.losses if with_losses else [])
+        return found
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def open_page(chromium: Browser) -> Iterator[Open]:
+    """open_page(url, size, scheme, with_clock): a page, which must do nothing wrong until the test
+    ends. With a clock, the test may move it."""
+    tabs = Tabs(chromium)
+    yield tabs.open
+    problems = tabs.problems()
+    tabs.close()
+    assert not problems
+
+
+@pytest.fixture
+def open_page_in_outage(chromium: Browser) -> Iterator[Open]:
+    """The same for a test that takes a server away: requests may fail, nothing else may."""
+    tabs = Tabs(chromium)
+    yield tabs.open
+    problems = tabs.problems(with_losses=False)
+    tabs.close()
+    assert not problems

@@ -1,0 +1,220 @@
+"""What a user sees on the two pages, read out of the browser for tests. Asserts nothing."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from playwright.sync_api import Locator, Page
+
+MINUS, DASH = "\u2212", "\u2013"  # before a number, and for one that is missing
+Candle = dict[str, float]
+
+# --- numbers ---
+
+
+def to_number(text: str) -> float:
+    """The first number of a text: "+1,234.50 % over 48 closes" -> 1234.5."""
+    found = re.search(r"[+-]?[0-9][0-9,]*(\.[0-9]+)?", text.replace(MINUS, "-"))
+    assert found, text
+    return float(found[0].replace(",", ""))
+
+
+def is_price(text: str, value: float) -> bool:
+    """Whether a text says a price, which is shown in five significant digits or more."""
+    return math.isclose(to_number(text), value, rel_tol=6e-5)
+
+
+# --- the scanner's table ---
+
+_COLUMN = """column => Object.fromEntries(
+  [...document.querySelectorAll("#scanner-table tbody tr:not([hidden])")].map(row => {
+    const cell = row.querySelector(`td[data-column="${column}"]`);
+    return [row.dataset.symbol, cell.querySelector(".missing") ? null : cell.textContent];
+  }))"""
+
+_REASON = """([symbol, column]) => document.querySelector(
+  `#scanner-table tr[data-symbol="${symbol}"] td[data-column="${column}"] .missing`)?.title"""
+
+
+def column_texts(page: Page, column: str) -> dict[str, str | None]:
+    """What a column says by symbol, from top to bottom; None is a value that is missing."""
+    return page.evaluate(_COLUMN, column)  # type: ignore[no-any-return]
+
+
+def column_numbers(page: Page, column: str) -> dict[str, float | None]:
+    texts = column_texts(page, column)
+    return {symbol: text and to_number(text) for symbol, text in texts.items()}  # type: ignore[misc]
+
+
+def reason(page: Page, symbol: str, column: str) -> str | None:
+    """Why a value is missing, as the page says; None if it is there."""
+    return page.evaluate(_REASON, [symbol, column])  # type: ignore[no-any-return]
+
+
+def cell(page: Page, symbol: str, column: str) -> Locator:
+    return page.locator(f'#scanner-table tr[data-symbol="{symbol}"] td[data-column="{column}"]')
+
+
+def coin(page: Page, symbol: str) -> Locator:
+    """The button that opens the chart of a coin."""
+    return cell(page, symbol, "symbol").locator("button")
+
+
+def header(page: Page, column: str) -> Locator:
+    return page.locator(f'#scanner-table th[data-column="{column}"]')
+
+
+# --- the chart ---
+
+_CHART = """() => {
+  const count = kind => {
+    const path = document.querySelector(`#chart-area path.body.${kind}`);
+    return path.getAttribute("d").split("M").length - 1;
+  };
+  const readings = [...document.querySelectorAll("#chart-readout abbr")].map(
+    name => [name.textContent, name.nextSibling.nextSibling.textContent]);
+  return {
+    label: document.querySelector("#chart-area svg").getAttribute("aria-label"),
+    rising: count("up"),
+    falling: count("down"),
+    time: document.querySelector("#chart-readout .time").textContent,
+    readings: Object.fromEntries(readings),
+  };
+}"""
+
+
+def chart(page: Page) -> dict[str, Any]:
+    """Its label, how many candles rise and fall, and the candle that is read out."""
+    return page.evaluate(_CHART)  # type: ignore[no-any-return]
+
+
+def reads_out(shown: dict[str, Any], candle: Candle) -> bool:
+    """Whether a chart reads out a candle: its time, open, high, low and close."""
+    opened = datetime.fromtimestamp(candle["timestamp"] / 1000, UTC)
+    time, readings = str(shown["time"]), shown["readings"]
+    values = zip("OHLC", ("open", "high", "low", "close"), strict=True)
+    return time.startswith(f"{opened.day} {opened:%b %H:%M} UTC") and all(
+        is_price(readings[letter], candle[name]) for letter, name in values
+    )
+
+
+def draws(shown: dict[str, Any], candles: list[Candle]) -> bool:
+    """Whether a chart draws the newest of `candles`, and no others."""
+    rising, falling = int(shown["rising"]), int(shown["falling"])
+    count = rising + falling
+    expected = sum(candle["close"] >= candle["open"] for candle in candles[-count:])
+    return 0 < count <= len(candles) and rising == expected
+
+
+# --- the message log ---
+
+_LOG = """() => [...document.querySelectorAll("#log-table tbody tr")].map(row =>
+  Object.fromEntries([...row.cells].map(cell => [cell.dataset.column, cell.textContent])))"""
+
+
+def log_rows(page: Page) -> list[dict[str, str]]:
+    """The rows of the message log, from top to bottom."""
+    return page.evaluate(_LOG)  # type: ignore[no-any-return]
+
+
+# --- any page ---
+
+_STEPS = """([selector, pattern, steps]) => new Promise(resolve => {
+  let last = null;
+  let inRow = 0;
+  const timer = setInterval(() => {
+    const found = document.querySelector(selector).textContent.match(pattern);
+    const seconds = found && Number(found[1]);
+    if (seconds === last) return;
+    inRow = last !== null && seconds === last + 1 ? inRow + 1 : 0;
+    last = seconds;
+    if (inRow >= steps) { clearInterval(timer); clearTimeout(giveUp); resolve(true); }
+  }, 50);
+  const giveUp = setTimeout(() => { clearInterval(timer); resolve(false); }, 20000);
+})"""
+
+
+def ticks(page: Page, selector: str, pattern: str, steps: int) -> bool:
+    """Whether the seconds in a text go up one by one, so many `steps` in a row."""
+    return page.evaluate(_STEPS, [selector, pattern, steps])  # type: ignore[no-any-return]
+
+
+_TABBABLE = """() => {
+  const selector = "a[href], button, input, select, summary, [tabindex='0']";
+  return [...document.querySelectorAll(selector)].filter(e => e.getClientRects().length);
+}"""
+
+_TAB_STOP = """() => {
+  const at = document.activeElement;
+  const outline = getComputedStyle(at).outlineStyle;
+  return [window.stops.indexOf(at), outline !== "none", at.outerHTML.slice(0, 120)];
+}"""
+
+
+def tab_stops(page: Page) -> tuple[list[str], list[str]]:
+    """What the Tab key does not reach, and what it reaches without showing it."""
+    count = page.evaluate(f"() => (window.stops = ({_TABBABLE})()).length")
+    reached, unseen = set(), []
+    for _ in range(count + 5):
+        page.keyboard.press("Tab")
+        index, is_seen, what = page.evaluate(_TAB_STOP)
+        reached.add(index)
+        if index >= 0 and not is_seen:
+            unseen.append(what)
+    missed = sorted(set(range(count)) - reached)
+    names = page.evaluate("missed => missed.map(i => window.stops[i].outerHTML)", missed)
+    return names, unseen
+
+
+def nameless(page: Page) -> list[str]:
+    """The roles of what can have the focus and has no name, as the browser tells assistants."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    focusable = [
+        node for node in nodes
+        if any(p["name"] == "focusable" and p["value"]["value"] for p in node.get("properties", []))
+    ]  # fmt: skip
+    assert len(focusable) > 5
+    return [
+        node["role"]["value"] for node in focusable
+        if node["role"]["value"] != "RootWebArea" and not node["name"]["value"].strip()
+    ]  # fmt: skip
+
+
+_FAINT = """() => {
+  const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+  const light = colour => {
+    const [r, g, b] = numbers(colour).map(value => {
+      const part = value / 255;
+      return part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = element => {
+    for (let at = element; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if (colour.startsWith("rgb(")) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const faint = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const isShown = element.getClientRects().length && !element.closest(".visually-hidden, svg");
+    if (!isShown || !walker.currentNode.data.trim()) continue;
+    const [low, high] = [light(getComputedStyle(element).color), light(ground(element))].sort(
+      (a, b) => a - b);
+    const contrast = (high + 0.05) / (low + 0.05);
+    if (contrast < 4.5) faint.add(`${element.outerHTML.slice(0, 80)}: ${contrast.toFixed(2)}`);
+  }
+  return [...faint];
+}"""
+
+
+def faint_texts(page: Page) -> list[str]:
+    """The texts whose contrast to what is behind them is below 4.5 to 1."""
+    return page.evaluate(_FAINT)  # type: ignore[no-any-return]
