@@ -35,10 +35,13 @@ from consumers import program, scanner, ta_service
 from consumers.market_cache import (
     ALIVE_EVERY_S,
     ALIVE_KEY,
+    BAD_DATA,
+    SYMBOL,
     MarketCache,
     NoData,
     Update,
     now_ms,
+    parse_json,
     parse_update,
     price_key,
     timeframe_ms,
@@ -47,7 +50,7 @@ from consumers.market_cache import (
 from consumers.scanner import Scanner, score_key
 from consumers.ta_service import indicators_key
 from health import JsonHandler, JsonServer
-from redis_log import SOURCES, TYPES, connect, follow_log, read_log
+from redis_log import SOURCES, TYPES, connect, follow_log, read_log, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")
 MINUTE_MS, CHARTED_MINUTES = 60_000, 30  # of the chart of messages a minute
@@ -58,6 +61,7 @@ KEEP_ALIVE_S = 10.0  # between two signs to a client of /api/events, which may h
 MAX_LISTENERS = 50  # such clients; each has a thread
 MAX_WAITING = 500  # messages for a slow one; then it is cut off, reconnects, and reads anew
 RETRY_S = 1.0
+STOP_WITHIN_S = 3.0  # for each thread; one that hangs ends with the program
 STATIC = Path(__file__).parent / "static"
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
@@ -240,14 +244,16 @@ class Activity:
                 self._stopping.wait(RETRY_S)
 
     def _count(self) -> str:
-        """Count what is in the log; returns the id of its newest entry."""
-        entries = read_log(self._client, 2 * self._log_maxlen, key=self._log_key)
-        counts = Counter(_minute(entry["id"]) for entry in entries)
+        """Count what is in the log of the charted minutes; returns the id behind which more is
+        to come."""
+        start_ms = (now_ms() // MINUTE_MS - CHARTED_MINUTES + 1) * MINUTE_MS
+        entries: Any = self._client.xrange(self._log_key, min=str(start_ms))
+        counts = Counter(_minute(id_) for id_, _ in entries)
         if len(entries) >= self._log_maxlen:
             del counts[min(counts)]  # part of that minute has been cut off
         with self._lock:
             self._counts = counts
-        return entries[0]["id"] if entries else "0"
+        return str(entries[-1][0]) if entries else str(start_ms)
 
     def _follow(self, after: str) -> None:
         for added in follow_log(self._client, after, key=self._log_key):
@@ -310,9 +316,9 @@ class Watch:
             with answer:
                 return {"up": True, "error": "", "health": dict(json.load(answer))}
         except OSError as error:
-            reason = f"{url} does not answer: {getattr(error, 'reason', error)}"
+            reason = f"{redact(url)} does not answer: {getattr(error, 'reason', error)}"
         except (TypeError, ValueError, http.client.HTTPException):
-            reason = f"what answers at {url} is not the service"
+            reason = f"what answers at {redact(url)} is not the service"
         return {"up": False, "error": reason, "health": None}
 
     def _ask_redis(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -335,9 +341,9 @@ class Watch:
 def _life(text: str | None) -> dict[str, Any] | None:
     """When a consumer was last seen, in ms UTC; None: never."""
     try:
-        body = json.loads(text or "")
+        body = parse_json(text or "")
         return {"timestamp": int(body["timestamp"]), "pid": int(body["pid"])}
-    except (LookupError, TypeError, ValueError):
+    except BAD_DATA:
         return None
 
 
@@ -377,6 +383,11 @@ class _Handler(JsonHandler):
             self.send_json(404, {"error": str(error)})
         except redis.RedisError as error:
             self.send_json(503, {"error": f"Redis: {error}"})
+        except OSError:  # the client has gone
+            raise
+        except Exception:
+            log.exception("event=bug path=%s", json.dumps(path))
+            self.send_json(500, {"error": "a defect of the dashboard; its log says more"})
 
     do_HEAD = do_GET
 
@@ -447,7 +458,7 @@ class Dashboard(JsonServer):
         super().stop()
         for thread in self._workers:
             if thread.is_alive():
-                thread.join()
+                thread.join(STOP_WITHIN_S)
 
     def _keep_on(self, part: Board | Activity | Watch | Scanner) -> None:
         """A thread's life: a bug must not end it, or a page would show what was."""
@@ -474,7 +485,7 @@ class Dashboard(JsonServer):
         _accept(parameters)
         now, state = now_ms(), self._watch.state
         consumers = {
-            name: life and life | {"alive": now - life["timestamp"] < DEAD_AFTER_S * 1000}
+            name: life and life | {"alive": abs(now - life["timestamp"]) < DEAD_AFTER_S * 1000}
             for name, life in state["consumers"].items()
         }
         return {
@@ -488,7 +499,7 @@ class Dashboard(JsonServer):
     def candles(self, parameters: dict[str, str]) -> dict[str, Any]:
         _accept(parameters, "symbol", "timeframe")
         symbol, timeframe = parameters.get("symbol", ""), parameters.get("timeframe", "")
-        if not re.fullmatch(r"[A-Z0-9]{2,20}", symbol):
+        if not SYMBOL.fullmatch(symbol):
             raise BadRequest(f"symbol={symbol!r}: must be one of the exchange's, like BTCUSDT")
         try:
             timeframe_ms(timeframe)

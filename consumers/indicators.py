@@ -1,13 +1,14 @@
 """Technical indicators as pure functions over candles: no Redis, no clock, no state.
 
 Each takes candles, oldest first, and tells the indicator at the last one; CannotCompute says why
-there is none. None of them returns NaN or an infinity. The mathematics is TA-Lib's where it has
-the function, else the definition that the docstring names; but of a price that has not moved
-TA-Lib makes numbers, an RSI of 0 for one, where there is nothing to tell.
+there is none. `compute` gathers several, and sees that none is NaN or infinite. The mathematics is
+TA-Lib's where it has the function, else the definition that the docstring names; but of a price
+that has not moved TA-Lib makes numbers, an RSI of 0 for one, where there is nothing to tell.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -67,10 +68,25 @@ def compute(
     reasons: dict[str, str] = {}
     for name, function in functions.items():
         try:
-            values[name] = function(candles)
+            value = function(candles)
+            _check_finite(value)
+            values[name] = value
         except CannotCompute as error:
             reasons[name] = str(error)
+        except ArithmeticError:
+            reasons[name] = "the numbers are out of range"
     return values, reasons
+
+
+def _check_finite(value: Any) -> None:
+    """Raises ArithmeticError for NaN or an infinity anywhere in what an indicator returned."""
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        for each in value:
+            _check_finite(each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ArithmeticError(value)
 
 
 def rsi(candles: Sequence[Candle], period: int = 14) -> float:
@@ -91,6 +107,8 @@ def vwap(candles: Sequence[Candle]) -> float:
     if not volume > 0:
         raise CannotCompute("nothing was traded since 00:00 UTC")
     paid = sum((each.high + each.low + each.close) / 3 * each.volume for each in session)
+    if not paid > 0:
+        raise CannotCompute("nothing was paid since 00:00 UTC")
     return paid / volume
 
 

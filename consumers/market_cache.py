@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,10 +31,17 @@ ALIVE_KEY = "consumers:alive"  # hash: by consumer, its last sign of life
 ALIVE_EVERY_S = 10.0
 WAKE_S = 1.0  # the longest wait for a message at once
 SILENCE_S = 5.0  # then Redis is asked whether it is still there, and has as long to answer
+MAX_BATCH = 1000  # messages taken at once
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before the next try, after a failure of Redis
+
+SYMBOL = re.compile(r"[A-Z0-9]{2,20}")  # names that the service accepts
+TOO_LARGE = 1e18  # for a price or a volume: what is made of them stays a number
+MAX_DIGITS = 18
 
 log = logging.getLogger("market_cache")
 Value = TypeVar("Value")
+# What is raised by code that takes JSON apart and finds something else than it expects.
+BAD_DATA = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class NoData(LookupError):
@@ -102,10 +110,35 @@ def update_channel(timeframe: str) -> str:
 
 def timeframe_ms(timeframe: str) -> int:
     """The length of a candle: 300000 for "5m". Raises ValueError if it is no timeframe."""
-    unit_ms = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}.get(timeframe[-1:], 0)
-    if not unit_ms or not timeframe[:-1].isdecimal():
+    if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", timeframe):
         raise ValueError(f"{timeframe!r} is no timeframe like 5m, 1h or 1d")
-    return int(timeframe[:-1]) * unit_ms
+    return int(timeframe[:-1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[timeframe[-1]]
+
+
+def parse_json(text: str) -> Any:
+    """What JSON from Redis says. Raises ValueError, also for numbers that are none or out of all
+    range, and for deep nesting."""
+    try:
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"{text[:MAX_DIGITS]}... is too large")
+    return int(text)
 
 
 class MarketCache:
@@ -126,6 +159,7 @@ class MarketCache:
         self._client, self._stopping = client, stopping or threading.Event()
         self._started_ms = now_ms()
         self._alive_said_at = -math.inf  # monotonic
+        self._alive_refused = ""  # why Redis would not have the last sign of life
         self._failures = 0  # of Redis, one after the other
         self._failed = False  # whether an `attempt` failed since the last subscription
 
@@ -155,8 +189,8 @@ class MarketCache:
     ) -> tuple[dict[str, Value], dict[str, str]]:
         """JSON values by the names of their keys; and of each name without, the reason.
 
-        `parse(value, expires_at)` makes a value of what the JSON says; a LookupError, TypeError
-        or ValueError of its means that what is there is not as it should be.
+        `parse(value, expires_at)` makes a value of what the JSON says; BAD_DATA that it raises
+        means that what is there is not as it should be. So does a key that never expires.
         """
         found: dict[str, Value] = {}
         missing: dict[str, str] = {}
@@ -167,9 +201,10 @@ class MarketCache:
                 missing[name] = f"nothing fresh in {key}"
                 continue
             try:
-                body = json.loads(read.value, parse_constant=_refuse)
-                found[name] = parse(body, now + read.left_s)
-            except (LookupError, TypeError, ValueError) as error:
+                if read.left_s == math.inf:
+                    raise ValueError("it never expires")
+                found[name] = parse(parse_json(read.value), now + read.left_s)
+            except BAD_DATA as error:
                 missing[name] = f"bad data in {key}: {type(error).__name__}: {error}"
         return found, missing
 
@@ -180,7 +215,8 @@ class MarketCache:
             symbol, timeframe = key.split(":")[2:4]
             with suppress(ValueError):  # not a key of the service
                 timeframe_ms(timeframe)
-                found.setdefault(timeframe, set()).add(symbol)
+                symbols = _symbols([symbol])
+                found.setdefault(timeframe, set()).update(symbols)
         return {name: sorted(found[name]) for name in sorted(found, key=timeframe_ms)}
 
     # --- hearing ---
@@ -234,46 +270,58 @@ class MarketCache:
                     pubsub.psubscribe(*patterns)
                     _confirm(pubsub)
                     yield None
-                    while not (self._failed or self._stopping.is_set()):
-                        self._note_success()
-                        batch = self._receive(pubsub)
+                    for batch in self._receive(pubsub):
                         if batch:
                             yield batch
+                        if self._failed or self._stopping.is_set():
+                            break
             except redis.RedisError as error:
                 self._note_failure(error)
             pause_s = min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
             self._stopping.wait(pause_s * random.uniform(0.5, 1))
 
-    def _receive(self, pubsub: Any) -> list[tuple[str, str]]:
-        """Wait for messages, giving signs of life; raises redis.RedisError if Redis is gone."""
-        heard_at, asked, message = time.monotonic(), False, None
-        while not self._stopping.is_set():
+    def _receive(self, pubsub: Any) -> Iterator[list[tuple[str, str]]]:
+        """All messages that have arrived, at the latest after a second, if there are none.
+
+        Gives signs of life; raises redis.RedisError if Redis is gone.
+        """
+        heard_at, asked = time.monotonic(), False
+        while not self._failed:
             self._say_alive()
             message = pubsub.get_message(timeout=WAKE_S)
-            if message and message["type"] == "pmessage":
-                break
-            silent_s = time.monotonic() - heard_at
+            self._note_success()
+            now = time.monotonic()
             if message:
-                heard_at, asked = time.monotonic(), False
-            elif silent_s > 2 * SILENCE_S:
-                raise redis.TimeoutError(f"silent for {silent_s:.0f} s")
-            elif silent_s > SILENCE_S and not asked:
+                heard_at, asked = now, False
+            elif now - heard_at > 2 * SILENCE_S:
+                raise redis.TimeoutError(f"silent for {now - heard_at:.0f} s")
+            elif now - heard_at > SILENCE_S and not asked:
                 pubsub.ping()
                 asked = True
-        batch = []
-        while message:
-            if message["type"] == "pmessage":
-                batch.append((message["channel"], message["data"]))
-            message = pubsub.get_message(timeout=0)
-        return batch
+            batch: list[tuple[str, str]] = []
+            while message and len(batch) < MAX_BATCH:
+                if message["type"] == "pmessage":
+                    batch.append((message["channel"], message["data"]))
+                message = pubsub.get_message(timeout=0)
+            yield batch
 
     def _say_alive(self) -> None:
+        """Where Redis will not have it (read-only, its disk full, another type of key), what can
+        be heard is heard nevertheless."""
         now = time.monotonic()
         if now - self._alive_said_at < ALIVE_EVERY_S:
             return
-        life = {"timestamp": now_ms(), "started": self._started_ms, "pid": os.getpid()}
-        self._client.hset(ALIVE_KEY, self.name, json.dumps(life))
         self._alive_said_at = now
+        life = {"timestamp": now_ms(), "started": self._started_ms, "pid": os.getpid()}
+        refused = ""
+        try:
+            self._client.hset(ALIVE_KEY, self.name, json.dumps(life))
+        except redis.ResponseError as error:
+            refused = str(error)
+        if refused and not self._alive_refused:
+            log.warning("event=no_sign_of_life consumer=%s reason=%s", self.name,
+                        json.dumps(refused))  # fmt: skip
+        self._alive_refused = refused
 
     def _note_failure(self, error: redis.RedisError) -> None:
         if not self._failures:
@@ -298,25 +346,29 @@ def _only(result: tuple[dict[str, Value], dict[str, str]]) -> Value:
     return next(iter(found.values()))
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
-
-
 def _candles(rows: Any, expires_at: float) -> Candles:
     candles = Candles(Candle(**row) for row in rows)
     if not candles:
         raise ValueError("no candle in it")
-    if not all(math.isfinite(sum(candle)) for candle in candles):
-        raise ValueError("numbers that are none")
+    if not all(min(candle) >= 0 and max(candle) < TOO_LARGE for candle in candles):
+        raise ValueError("numbers out of range")
     candles.expires_at = expires_at
     return candles
 
 
 def _price(ticker: Any, expires_at: float) -> Price:
     price = Price(**ticker, expires_at=expires_at)
-    if not (math.isfinite(sum(price)) and price.price > 0):
-        raise ValueError("numbers that are none")
+    if any(isinstance(value, bool) for value in price) or not 0 < price.price < TOO_LARGE:
+        raise ValueError("no price in it")
+    price.change24h + price.volume + price.timestamp  # numbers, or this is a TypeError
     return price
+
+
+def _symbols(names: Any) -> list[str]:
+    for name in names:
+        if not SYMBOL.fullmatch(name):
+            raise ValueError(f"{name!r} is no symbol")
+    return list(names)
 
 
 def _confirm(pubsub: Any) -> None:
@@ -332,15 +384,16 @@ def _confirm(pubsub: Any) -> None:
 def parse_update(channel: str, payload: str) -> Update | None:
     """None, with a warning, if it is not what the service publishes."""
     try:
-        body, timeframe = json.loads(payload), channel.removeprefix(update_channel(""))
+        body, timeframe = parse_json(payload), channel.removeprefix(update_channel(""))
         if timeframe != "all":
             timeframe_ms(timeframe)
         return Update(
-            timeframe, list(body["symbols"]), list(body["failed"]),
+            timeframe, _symbols(body["symbols"]), _symbols(body["failed"]),
             int(body["timestamp"]), int(body["duration_ms"]),
         )  # fmt: skip
-    except (LookupError, TypeError, ValueError) as error:
-        log.warning("event=bad_update channel=%s reason=%s", channel, json.dumps(repr(error)))
+    except BAD_DATA as error:
+        log.warning("event=bad_update channel=%s reason=%s", json.dumps(channel),
+                    json.dumps(repr(error)))  # fmt: skip
         return None
 
 

@@ -82,8 +82,9 @@ def run(
 ) -> NoReturn:
     """Run `main` as the program that `parser` describes, and exit with what it returns.
 
-    Ends with 0 on SIGTERM and SIGINT, at any moment; with one line and 2 after a SettingsError,
-    1 after a Failure. `settings` are lines of help about those that only this program has.
+    Ends with 0 on SIGTERM and SIGINT, at any moment from here on; with one line and 2 after a
+    SettingsError, 1 after a Failure. `settings` are lines of help about those that only this
+    program has.
     """
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: sys.exit(0))
@@ -100,6 +101,9 @@ def run(
     )  # fmt: skip
     try:
         sys.exit(main(Connection.from_env(), arguments))
+    except BrokenPipeError:  # the reader (head, say) has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (SettingsError, Failure) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError) else 1)

@@ -16,10 +16,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from consumers import indicators, program
-from consumers.market_cache import Candle, Candles, MarketCache, Update, now_ms
+from consumers.market_cache import (
+    SYMBOL,
+    Candle,
+    Candles,
+    MarketCache,
+    Update,
+    now_ms,
+    parse_json,
+    timeframe_ms,
+)
 from redis_log import Batch
 
 SIGNALS_CHANNEL = "ta:signals"
+SIGNALS = tuple(f"{what}_{way}" for what in ("ribbon", "squeeze", "stoch_rsi")
+                for way in ("up", "down"))  # fmt: skip
 STATE_TTL_S = 7 * 86_400.0  # what was longer ago is nothing to compare with
 
 log = logging.getLogger("ta_service")
@@ -38,29 +49,50 @@ def update_channel(timeframe: str) -> str:
 
 
 class Signal(NamedTuple):
-    """One message on `ta:signals`: `signal` came true between the closed candles that opened at
-    `previous_candle` and at `candle`, whose close is `price`. All times are ms UTC."""
+    """One message on `ta:signals`: `signal`, one of SIGNALS, came true between the closed candles
+    that opened at `previous_candle` and at `candle`, whose close is `price`. Times are ms UTC."""
 
     symbol: str
     timeframe: str
-    signal: str  # ribbon_up, ribbon_down, squeeze_up, ..., stoch_rsi_down
+    signal: str
     price: float
     candle: int
     previous_candle: int
     timestamp: int
 
 
+def parse_signal(payload: str) -> Signal:
+    """Raises market_cache.BAD_DATA if it is not what this program publishes."""
+    signal = Signal(**parse_json(payload))
+    timeframe_ms(signal.timeframe)
+    if not SYMBOL.fullmatch(signal.symbol) or signal.signal not in SIGNALS:
+        raise ValueError("unknown symbol or signal")
+    if {type(each) for each in (signal.candle, signal.previous_candle, signal.timestamp)} != {int}:
+        raise ValueError("times that are not whole numbers")
+    return signal
+
+
 class State(NamedTuple):
     """What a signal is a change of, after the closed candle that opened at `candle` (ms UTC).
 
     Each part is what it last was: a mixed ribbon, or an indicator that cannot be computed, changes
-    nothing. None: never known.
+    nothing. None: never known. `last_down` is when a down signal was last published (ms UTC, 0:
+    never), for traders who were away then.
     """
 
     candle: int
     ribbon: str | None  # "up" or "down"
     squeeze: str | None  # "on" or "off"
     zone: str | None  # of Stochastic RSI: "low", "middle" or "high"
+    last_down: int = 0
+
+
+def parse_state(body: Any, _: float = 0) -> State:
+    """Raises market_cache.BAD_DATA if it is none."""
+    state = State(**body)
+    if type(state.candle) is not int or type(state.last_down) is not int:
+        raise ValueError("times that are not whole numbers")
+    return state
 
 
 def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
@@ -77,14 +109,14 @@ def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
 
 def state_after(before: State | None, result: dict[str, Any]) -> State:
     """The state that a `result` of `analyse` leads to."""
-    _, ribbon, squeeze, zone = before or (0, None, None, None)
+    _, ribbon, squeeze, zone, last_down = before or State(0, None, None, None)
     if result["ribbon"] and result["ribbon"]["state"] != "mixed":
         ribbon = result["ribbon"]["state"]
     if result["squeeze"]:
         squeeze = "on" if result["squeeze"]["on"] else "off"
     if result["stoch_rsi"]:
         zone = result["stoch_rsi"]["zone"]
-    return State(result["timestamp"], ribbon, squeeze, zone)
+    return State(result["timestamp"], ribbon, squeeze, zone, last_down)
 
 
 def changes(before: State, after: State, momentum: float | None) -> list[str]:
@@ -104,7 +136,8 @@ class TaService:
 
     def __init__(self, cache: MarketCache) -> None:
         self._cache = cache
-        self._states: dict[tuple[str, str], State] = {}  # by symbol and timeframe; as in Redis
+        self._states: dict[tuple[str, str], State] = {}  # by symbol and timeframe
+        self._sure: set[tuple[str, str]] = set()  # whose state was compared with Redis' own
 
     def run(self) -> None:
         for update in self._cache.updates():
@@ -116,7 +149,7 @@ class TaService:
         if update:
             self._turn(update.timeframe, update.symbols)
             return
-        self._states.clear()  # a transaction whose answer was lost may have been done
+        self._sure.clear()
         for timeframe, symbols in self._cache.series().items():
             self._turn(timeframe, symbols)
 
@@ -161,16 +194,25 @@ class TaService:
                             now_ms())  # fmt: skip
             text = f"{symbol} {timeframe} {name} at {signal.price!r}"
             batch.signal(SIGNALS_CHANNEL, json.dumps(signal._asdict()), text)
+            if name.endswith("_down"):
+                after = after._replace(last_down=signal.timestamp)
         state = json.dumps(after._asdict())
         batch.cache_write(state_key(symbol, timeframe), state, STATE_TTL_S)
         return after
 
     def _load_states(self, timeframe: str, symbols: Iterable[str]) -> None:
-        """Read those that are not known; one that Redis has not either begins with this turn."""
-        unknown = [symbol for symbol in symbols if (symbol, timeframe) not in self._states]
-        keys = {symbol: state_key(symbol, timeframe) for symbol in unknown}
-        found, _ = self._cache.read(keys, lambda body, _: State(**body))
-        self._states |= {(symbol, timeframe): state for symbol, state in found.items()}
+        """After a start or a failure of Redis: the later state of memory and Redis is the true
+        one. A transaction whose answer was lost may have been done, and a Redis that was emptied
+        or restored from a copy knows less than this program."""
+        series = {symbol: (symbol, timeframe) for symbol in symbols}
+        unsure = {symbol: key for symbol, key in series.items() if key not in self._sure}
+        keys = {symbol: state_key(symbol, timeframe) for symbol in unsure}
+        found, _ = self._cache.read(keys, parse_state)
+        for symbol, state in found.items():
+            mine = self._states.get(unsure[symbol])
+            if mine is None or state.candle > mine.candle:
+                self._states[unsure[symbol]] = state
+        self._sure.update(unsure.values())
 
 
 def main(connection: program.Connection, _: argparse.Namespace) -> int:

@@ -40,11 +40,12 @@ def from_closes(closes: Iterable[float], volume: float = 1.0) -> list[Candle]:
 
 
 def put_candles(
-    client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60
-) -> None:
-    """As the service writes them, but with open times that end now."""
+    client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60,
+    age: int = 0,
+) -> None:  # fmt: skip
+    """As the service writes them, but with open times that end now, or `age` candles ago."""
     step_ms = timeframe_ms(timeframe)
-    newest = int(time.time() * 1000) // step_ms * step_ms
+    newest = (int(time.time() * 1000) // step_ms - age) * step_ms
     rows = [
         candle._asdict() | {"timestamp": newest - back * step_ms}
         for back, candle in zip(range(len(candles) - 1, -1, -1), candles, strict=True)

@@ -255,16 +255,18 @@ class TestMessageLog:
 class TestStatus:
     def test_who_is_alive(self, serve: Serve, client: Any) -> None:
         now = now_ms()
-        lives = {"ta-service": now, "trader-bot": now - 31_000, "other": now, "evil": "<b>"}
+        lives = {"ta-service": now, "trader-bot": now - 31_000, "other": now, "evil": "<b>",
+                 "future": now + 3_600_000, "large": 1e999}  # fmt: skip
         for name, seen in lives.items():
             client.hset(ALIVE_KEY, name, json.dumps({"timestamp": seen, "pid": 7, "started": 1}))
-        client.hset(ALIVE_KEY, "worse", "no JSON")
+        client.hset(ALIVE_KEY, "worse", "[" * 5000)
         _, body = ask(serve(), "/api/status")
         found = body["consumers"]
         assert list(found)[:4] == ["scanner", "ta-service", "trader-bot", "dashboard"]
         assert found["ta-service"] == {"timestamp": now, "pid": 7, "alive": True}
         assert not found["trader-bot"]["alive"]
-        assert found["other"]["alive"] and found["evil"] is None and found["worse"] is None
+        assert found["other"]["alive"] and not found["future"]["alive"]
+        assert found["evil"] is found["worse"] is found["large"] is None
 
     def test_the_service_and_its_health(self, serve: Serve) -> None:
         answers = [(200, b'{"status":"ok"}'), (503, b'{"status":"down"}'), (200, b"[1]"),
@@ -335,6 +337,44 @@ class TestStatus:
         activity = follow(client, 100)
         until(lambda: activity.per_minute()[0][1], 5)
         assert activity.per_minute()[0] == (minute * 60_000, 60)
+
+
+class TestBadData:
+    """One bad value or message may not keep the page from what is right."""
+
+    def test_no_message_poisons_it(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", walk(100))
+        server = serve()
+        for payload in (update([1, "AUSDT"]), update(["\ud800\ud800"]), "[" * 5000):  # type: ignore[list-item]
+            client.publish("market:update:1h", payload)
+        put_price(client, "AUSDT", 7.0)
+        client.publish("market:update:1h", update(["AUSDT"]))
+        until(lambda: (row_of(server, "AUSDT")["price"] or {}).get("price") == 7.0, 5)
+        assert [row["symbol"] for row in ask(server, "/api/scanner")[1]["symbols"]] == ["AUSDT"]
+
+    @pytest.mark.parametrize("value", ['{"price":1e999}', "[" * 5000, "NaN", "nonsense"])
+    def test_a_bad_value_is_one_that_is_missing(
+        self, serve: Serve, client: Any, value: str
+    ) -> None:
+        put_candles(client, "AUSDT", "1h", walk(100))
+        client.set("market:price:AUSDT", value, ex=60)
+        server = serve()
+        until(lambda: row_of(server, "AUSDT").get("scan"), 5)
+        assert row_of(server, "AUSDT")["price"] is None
+
+    def test_candles_that_never_expire_are_404(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", walk(100))
+        client.persist("market:ohlcv:AUSDT:1h")
+        status, body = ask(serve(), "/api/candles?symbol=AUSDT&timeframe=1h")
+        assert status == 404 and "never expires" in body["error"]
+
+    def test_a_defect_is_500_in_json(
+        self, idle: Dashboard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(dashboard.Board, "rows", lambda self: 1 / 0)
+        status, body = ask(idle, "/api/scanner")
+        assert status == 500 and "defect" in body["error"]
+        assert "ZeroDivisionError" in caplog.text
 
 
 class TestEvents:

@@ -212,6 +212,14 @@ class TestOddMarkets:
         values, reasons = indicators.compute(candles, x=function)
         assert reasons or all(math.isfinite(number) for number in numbers(values))
 
+    @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+    @pytest.mark.parametrize("factor", [1e305, 1e-300, 1e-320])
+    def test_numbers_at_the_end_of_what_there_is(
+        self, candles: list[Candle], factor: float
+    ) -> None:
+        values, _ = indicators.compute(scaled(candles, factor), **ALL)
+        assert all(math.isfinite(number) for number in numbers(tuple(values.values())))
+
     def test_a_tick_up_and_down_for_ever(self) -> None:
         """The quiet end of a real market: moves of one unit in the last decimal."""
         candles = from_closes([100_000 + 0.01 * (n % 2) for n in range(300)])

@@ -88,6 +88,9 @@ class TestRead:
     @pytest.mark.parametrize(
         "value",
         ["", "nonsense", "[]", "{}", "[1]", '[{"timestamp":1}]', "null", "[[1,2,3,4,5,6]]",
+         "[" * 5000, '[{"timestamp":1,"open":-1,"high":1,"low":1,"close":1,"volume":1}]',
+         '[{"timestamp":1,"open":1,"high":1,"low":1,"close":1,"volume":%s}]' % ("9" * 400),
+         '[{"timestamp":1,"open":1e300,"high":1,"low":1,"close":1,"volume":1}]',
          '[{"timestamp":1,"open":NaN,"high":1,"low":1,"close":1,"volume":1}]',
          '[{"timestamp":1,"open":1e999,"high":1,"low":1,"close":1,"volume":1}]',
          '[{"timestamp":1,"open":"1","high":1,"low":1,"close":1,"volume":1}]'],
@@ -95,7 +98,7 @@ class TestRead:
     def test_bad_data_is_said_and_harms_no_other(
         self, cache: MarketCache, redis_server: RedisServer, value: str
     ) -> None:
-        redis_server.client.set("market:ohlcv:AUSDT:5m", value)
+        redis_server.client.set("market:ohlcv:AUSDT:5m", value, ex=60)
         put_candles(redis_server.client, "BUSDT", "5m", walk(3))
         found, missing = cache.all_candles(["AUSDT", "BUSDT"], "5m")
         assert list(found) == ["BUSDT"]
@@ -104,14 +107,25 @@ class TestRead:
             cache.candles("AUSDT", "5m")
 
     @pytest.mark.parametrize(
-        "value", ["1", "{}", '{"price":0,"change24h":1,"volume":1,"timestamp":1}',
+        "value", ["1", "{}", '{"price":true,"change24h":1,"volume":1,"timestamp":1}',
+                  '{"price":1,"change24h":"1","volume":1,"timestamp":1}',
+                  '{"price":0,"change24h":1,"volume":1,"timestamp":1}',
                   '{"price":null,"change24h":1,"volume":1,"timestamp":1}'],
     )  # fmt: skip
     def test_a_bad_price_is_none(
         self, cache: MarketCache, redis_server: RedisServer, value: str
     ) -> None:
-        redis_server.client.set("market:price:AUSDT", value)
+        redis_server.client.set("market:price:AUSDT", value, ex=60)
         with pytest.raises(NoData, match="bad data in market:price:AUSDT"):
+            cache.price("AUSDT")
+
+    def test_what_never_expires_is_no_data(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        """It is not the service's, and would be fresh for ever."""
+        put_price(redis_server.client, "AUSDT", 1.0)
+        redis_server.client.persist("market:price:AUSDT")
+        with pytest.raises(NoData, match="never expires"):
             cache.price("AUSDT")
 
     def test_a_key_of_another_type_is_no_data(
@@ -134,7 +148,8 @@ class TestRead:
         assert cache.series() == {}
         for symbol, timeframe in (("BUSDT", "4h"), ("AUSDT", "4h"), ("AUSDT", "15m")):
             put_candles(redis_server.client, symbol, timeframe, walk(1))
-        redis_server.client.set("market:ohlcv:X:my:key", "not the service's")
+        for key in ("XX:my:key", "x\x1b[31m:5m", "AUSDT:0m", "AUSDT:\u0661h", "AUSDT:"):
+            redis_server.client.set(f"market:ohlcv:{key}", "not the service's")
         assert cache.series() == {"15m": ["AUSDT"], "4h": ["AUSDT", "BUSDT"]}
 
 
@@ -173,9 +188,9 @@ class TestUpdates:
     ) -> None:
         heard = hear(lambda cache: cache.updates("1h"))
         assert heard.get(timeout=5) is None
-        redis_server.client.publish("market:update:5m", update(["X"]))
-        redis_server.client.publish("market:update:1h", update(["A"], ["B"], 7))
-        assert heard.get(timeout=5) == Update("1h", ["A"], ["B"], 7, 5)
+        redis_server.client.publish("market:update:5m", update(["XX"]))
+        redis_server.client.publish("market:update:1h", update(["AA"], ["BB"], 7))
+        assert heard.get(timeout=5) == Update("1h", ["AA"], ["BB"], 7, 5)
         assert heard.empty()
 
     def test_all_timeframes_but_not_the_channel_of_all(
@@ -184,11 +199,11 @@ class TestUpdates:
         heard = hear(lambda cache: cache.updates())
         assert heard.get(timeout=5) is None
         for name in ("all", "5m", "4h"):
-            redis_server.client.publish(f"market:update:{name}", update(["A"]))
+            redis_server.client.publish(f"market:update:{name}", update(["AA"]))
         assert [heard.get(timeout=5).timeframe for _ in range(2)] == ["5m", "4h"]
         only = hear(lambda cache: cache.updates("all"))
         assert only.get(timeout=5) is None
-        redis_server.client.publish("market:update:all", update(["A"]))
+        redis_server.client.publish("market:update:all", update(["AA"]))
         assert only.get(timeout=5).timeframe == "all"
 
     def test_whoever_is_slow_skips_to_the_newest(
@@ -197,13 +212,18 @@ class TestUpdates:
         updates = cache.updates("1h", "5m")
         assert next(updates) is None
         publish = redis_server.client.publish
-        publish("market:update:1h", update(["A", "B"], ["C"], 1))
-        publish("market:update:5m", update(["A"], [], 2))
-        publish("market:update:1h", update(["C"], ["B", "D"], 3))
-        assert next(updates) == Update("1h", ["A", "B", "C"], ["D"], 3, 5)
-        assert next(updates) == Update("5m", ["A"], [], 2, 5)
+        publish("market:update:1h", update(["AA", "BB"], ["CC"], 1))
+        publish("market:update:5m", update(["AA"], [], 2))
+        publish("market:update:1h", update(["CC"], ["BB", "DD"], 3))
+        assert next(updates) == Update("1h", ["AA", "BB", "CC"], ["DD"], 3, 5)
+        assert next(updates) == Update("5m", ["AA"], [], 2, 5)
 
-    @pytest.mark.parametrize("payload", ["", "nonsense", "{}", "[]", '{"symbols":1}'])
+    @pytest.mark.parametrize(
+        "payload",
+        ["", "nonsense", "{}", "[]", '{"symbols":1}', "[" * 5000, update([1, "AA"]),  # type: ignore[list-item]
+         update(["\ud800\ud800"]), update([["AA"]]), update(["AA"], timestamp=10**400) + "0",  # type: ignore[list-item]
+         '{"symbols":[],"failed":[],"timestamp":1e999,"duration_ms":1}'],
+    )  # fmt: skip
     def test_a_bad_publish_is_logged_and_passed_over(
         self, cache: MarketCache, redis_server: RedisServer, payload: str,
         caplog: pytest.LogCaptureFixture,
@@ -211,9 +231,9 @@ class TestUpdates:
         updates = cache.updates("1h")
         next(updates)
         redis_server.client.publish("market:update:1h", payload)
-        redis_server.client.publish("market:update:1h", update(["A"]))
-        assert next(updates) == Update("1h", ["A"], [], 1, 5)
-        assert "event=bad_update channel=market:update:1h" in caplog.text
+        redis_server.client.publish("market:update:1h", update(["AA"]))
+        assert next(updates) == Update("1h", ["AA"], [], 1, 5)
+        assert 'event=bad_update channel="market:update:1h"' in caplog.text
 
     def test_silence_longer_than_the_sockets_timeout_is_no_failure(
         self, hear: Callable[..., Heard], redis_server: RedisServer
@@ -221,8 +241,8 @@ class TestUpdates:
         heard = hear(lambda cache: cache.updates("1h"))
         assert heard.get(timeout=5) is None
         time.sleep(market_cache.SILENCE_S + 3)  # a ping is sent and answered meanwhile
-        redis_server.client.publish("market:update:1h", update(["A"]))
-        assert heard.get(timeout=5).symbols == ["A"]
+        redis_server.client.publish("market:update:1h", update(["AA"]))
+        assert heard.get(timeout=5).symbols == ["AA"]
 
     def test_a_restart_of_redis_yields_none_and_goes_on(
         self, hear: Callable[..., Heard], redis_server: RedisServer,
@@ -238,8 +258,8 @@ class TestUpdates:
         assert after.user - before.user < 0.5  # it does not spin
         redis_server.start()
         assert heard.get(timeout=10) is None
-        redis_server.client.publish("market:update:1h", update(["A"]))
-        assert heard.get(timeout=5).symbols == ["A"]
+        redis_server.client.publish("market:update:1h", update(["AA"]))
+        assert heard.get(timeout=5).symbols == ["AA"]
         assert caplog.text.count("event=redis_lost consumer=test") == 1
         assert caplog.text.count("event=redis_back consumer=test") == 1
 
@@ -252,8 +272,8 @@ class TestUpdates:
         time.sleep(2 * market_cache.SILENCE_S + 2)
         redis_server.resume()
         assert heard.get(timeout=10) is None
-        redis_server.client.publish("market:update:1h", update(["A"]))
-        assert heard.get(timeout=5).symbols == ["A"]
+        redis_server.client.publish("market:update:1h", update(["AA"]))
+        assert heard.get(timeout=5).symbols == ["AA"]
 
     def test_a_dropped_connection_yields_none(
         self, hear: Callable[..., Heard], redis_server: RedisServer
@@ -302,6 +322,18 @@ class TestAttempt:
     def test_other_errors_are_not_swallowed(self, cache: MarketCache) -> None:
         with pytest.raises(ZeroDivisionError), cache.attempt():
             raise ZeroDivisionError
+
+
+def test_what_can_be_heard_is_heard_even_if_no_sign_of_life_can_be_given(
+    cache: MarketCache, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    redis_server.client.set(ALIVE_KEY, "another type of key")
+    updates = cache.updates("1h")
+    assert next(updates) is None
+    for _ in range(3):
+        redis_server.client.publish("market:update:1h", update(["AA"]))
+        assert next(updates) == Update("1h", ["AA"], [], 1, 5)
+    assert caplog.text.count("event=no_sign_of_life") == 1 and "redis_lost" not in caplog.text
 
 
 def test_signs_of_life_while_it_waits(

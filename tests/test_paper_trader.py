@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from consumers.market_cache import MarketCache, now_ms, update_channel
+from consumers.market_cache import MarketCache, now_ms, timeframe_ms, update_channel
 from consumers.paper_trader import POSITIONS_KEY, TRADES_CHANNEL, Book, PaperTrader, Position
 from consumers.program import Failure
-from consumers.ta_service import SIGNALS_CHANNEL, Signal
+from consumers.ta_service import SIGNALS_CHANNEL, Signal, State, state_key
 from redis_log import read_log
 from tests.candles import put_price
 from tests.conftest import RedisServer, lose_an_answer
@@ -20,8 +20,12 @@ from tests.conftest import RedisServer, lose_an_answer
 TICK = (update_channel("5m"), "{}")
 
 
-def signal(name: str, symbol: str = "AUSDT", timeframe: str = "1h", age_s: float = 0) -> Any:
-    made = Signal(symbol, timeframe, name, 1.0, 1, 0, now_ms() - int(age_s * 1000))
+def signal(
+    name: str, symbol: str = "AUSDT", timeframe: str = "1h", age_s: float = 0, candles: int = 1
+) -> Any:
+    """A message that is `age_s` old, of a change within `candles`."""
+    length = candles * timeframe_ms(timeframe)
+    made = Signal(symbol, timeframe, name, 1.0, length, 0, now_ms() - int(age_s * 1000))
     return SIGNALS_CHANNEL, json.dumps(made._asdict())
 
 
@@ -42,7 +46,9 @@ def start(client: redis.Redis) -> PaperTrader:
 
 
 def book(client: Any) -> dict[str, Any]:
-    return json.loads(client.get(POSITIONS_KEY) or '{"positions":{},"profit":0.0,"trades":0}')
+    """Without its revision."""
+    body = json.loads(client.get(POSITIONS_KEY) or '{"positions":{},"profit":0.0,"trades":0}')
+    return {name: value for name, value in body.items() if name != "revision"}
 
 
 def log_of(client: redis.Redis, *types: str) -> list[str]:
@@ -135,12 +141,30 @@ class TestRefusals:
         trader.turn(signal("ribbon_down", age_s=75))
         assert book(client)["trades"] == 2
 
+    def test_does_not_buy_on_one_from_the_future(self, trader: PaperTrader, client: Any) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up", age_s=-60))
+        assert book(client)["trades"] == 0
+        trader.turn(signal("ribbon_up", age_s=-2))  # of a clock a little ahead
+        assert book(client)["trades"] == 1
+
+    def test_does_not_buy_on_what_came_some_time_ago(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up", candles=23))
+        assert log_of(client, "trade", "error") == ["ribbon_up came within 23 candles: not bought"]
+        trader.turn(signal("ribbon_up", candles=2))
+        trader.turn(signal("ribbon_down", candles=23))
+        assert book(client)["trades"] == 2
+
     @pytest.mark.parametrize(
         "payload",
         ["", "nonsense", "[]", "{}", "1", '{"symbol":"AUSDT"}',
          json.dumps(Signal("AUSDT", "1h", "sideways", 1.0, 1, 0, 1)._asdict()),
          json.dumps(Signal("A:*", "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict()),
          json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, "now")._asdict()),  # type: ignore[arg-type]
+         json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, 10**400)._asdict()), "[" * 5000,
          json.dumps(Signal(7, "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict())],  # type: ignore[arg-type]
     )  # fmt: skip
     def test_what_is_no_signal_is_passed_over(
@@ -148,7 +172,8 @@ class TestRefusals:
     ) -> None:
         put_price(client, "AUSDT", 50.0)
         trader.turn((SIGNALS_CHANNEL, payload))
-        assert not client.exists(POSITIONS_KEY) and "event=bad_signal" in caplog.text
+        assert not client.exists(POSITIONS_KEY)
+        assert "event=bad_signal" in caplog.text
 
 
 class TestBook:
@@ -186,8 +211,55 @@ class TestBook:
         trader.turn(signal("squeeze_up"))  # heard in one go with the first, so no None between
         assert book(client)["trades"] == 1
 
+    def test_a_redis_restored_from_a_copy_undoes_no_trade(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        copy = client.get(POSITIONS_KEY)
+        put_price(client, "AUSDT", 60.0)
+        trader.turn(signal("ribbon_down"))
+        client.set(POSITIONS_KEY, copy)
+        trader.turn(None)
+        assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}
+
+    @pytest.mark.parametrize("away", ["a moment", "a restart"])
+    def test_a_down_signal_while_it_was_away_sells(
+        self, trader: PaperTrader, client: Any, away: str
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        state = State(1, None, None, None, last_down=now_ms() + 1)
+        client.set(state_key("AUSDT", "4h"), json.dumps(state._asdict()), ex=60)
+        trader.turn(None)
+        assert book(client)["trades"] == 1  # it was of another timeframe
+        client.set(state_key("AUSDT", "1h"), json.dumps(state._asdict()), ex=60)
+        if away == "a restart":
+            start(client)
+        else:
+            trader.turn(None)
+        assert book(client) == {"positions": {}, "profit": 0.0, "trades": 2}
+        assert log_of(client, "trade")[-1].endswith("on missed_down, profit +0.00")
+
+    def test_a_down_signal_before_it_bought_sells_nothing(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        state = State(1, None, None, None, last_down=now_ms() - 1)
+        client.set(state_key("AUSDT", "1h"), json.dumps(state._asdict()), ex=60)
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        trader.turn(None)
+        assert book(client)["trades"] == 1
+
+    def test_another_type_of_key_in_its_place_ends_it_and_is_kept(self, client: Any) -> None:
+        client.hset(POSITIONS_KEY, "a", "b")
+        with pytest.raises(Failure, match="another type of key"):
+            start(client)
+        assert client.hgetall(POSITIONS_KEY) == {"a": "b"}
+
     @pytest.mark.parametrize(
-        "text", ["nonsense", "[]", "{}", '{"positions":[]}', '{"positions":{"A":{}}}',
+        "text", ["[" * 5000, '{"positions":{},"profit":null}', '{"positions":{},"trades":"1"}',
+                 "nonsense", "[]", "{}", '{"positions":[]}', '{"positions":{"A":{}}}',
                  '{"positions":{},"gain":1}'],
     )  # fmt: skip
     def test_something_else_in_its_place_ends_it_and_is_kept(self, client: Any, text: str) -> None:
@@ -198,8 +270,8 @@ class TestBook:
 
     def test_json_and_back(self) -> None:
         position = Position("1h", "ribbon_up", 2.0, 50.0, 1)
-        made = Book().with_position("AUSDT", position)
+        made = Book().changed("AUSDT", position)
         text = '{"positions":{"AUSDT":{"timeframe":"1h","signal":"ribbon_up","quantity":2.0,'
-        text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0}'
+        text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0,"revision":1}'
         assert Book.from_json(text) == made
-        assert made.without("AUSDT") == Book()
+        assert made.changed("AUSDT", None, trades=2) == Book({}, 0.0, 2, 2)

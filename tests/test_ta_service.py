@@ -10,14 +10,16 @@ import pytest
 import redis
 
 from consumers import indicators, ta_service
-from consumers.market_cache import Candle, MarketCache, Update
+from consumers.market_cache import BAD_DATA, Candle, MarketCache, Update, now_ms
 from consumers.ta_service import (
     SIGNALS_CHANNEL,
+    Signal,
     State,
     TaService,
     analyse,
     changes,
     indicators_key,
+    parse_signal,
     state_after,
     state_key,
 )
@@ -131,22 +133,19 @@ class TestTurn:
         heard.subscribe(SIGNALS_CHANNEL)
         heard.get_message(timeout=1)
         running = service(client)
-        put_candles(client, "AUSDT", "1h", FALLING[:-1])
+        put_candles(client, "AUSDT", "1h", FALLING, age=1)
         running.turn(refreshed(["AUSDT"]))
         state = State(**json.loads(client.get(state_key("AUSDT", "1h"))))
         assert state.ribbon == "down"
-        put_candles(client, "AUSDT", "1h", RISING)  # a later candle than the one looked at
-        later = json.loads(client.get("market:ohlcv:AUSDT:1h"))
-        for row in later:
-            row["timestamp"] += 3_600_000
-        client.set("market:ohlcv:AUSDT:1h", json.dumps(later), ex=60)
+        put_candles(client, "AUSDT", "1h", RISING)
+        rows = json.loads(client.get("market:ohlcv:AUSDT:1h"))
         running.turn(refreshed(["AUSDT"]))
         running.turn(refreshed(["AUSDT"]))
         assert len(signals(client)) == len(set(signals(client))) >= 1
         assert signals(client)[0] == f"AUSDT 1h ribbon_up at {RISING[-2].close!r}"
         signal = json.loads(heard.get_message(timeout=2)["data"])
         assert signal["signal"] == "ribbon_up" and signal["price"] == RISING[-2].close
-        assert signal["candle"] == later[-2]["timestamp"]
+        assert signal["candle"] == rows[-2]["timestamp"]
         assert signal["previous_candle"] == state.candle
         assert 'event=signal what="AUSDT 1h ribbon_up' in caplog.text
         [entry] = [e for e in read_log(client, 100, "signal") if "ribbon" in e["summary"]]
@@ -165,7 +164,7 @@ class TestTurn:
     def test_a_restart_repeats_no_signal_and_tells_what_came_meanwhile(self, client: Any) -> None:
         put_candles(client, "AUSDT", "1h", RISING)
         state = State(1, "down", None, None)
-        client.set(state_key("AUSDT", "1h"), json.dumps(state._asdict()))
+        client.set(state_key("AUSDT", "1h"), json.dumps(state._asdict()), ex=60)
         service(client).turn(None)
         assert len(signals(client)) == 1 and "ribbon_up" in signals(client)[0]
         for _ in range(3):
@@ -178,16 +177,54 @@ class TestTurn:
         """The worst kind: it was done, and the answer was lost."""
         running = service(client)
         put_candles(client, "AUSDT", "1h", RISING)
-        client.set(state_key("AUSDT", "1h"), json.dumps(State(1, "down", None, None)._asdict()))
+        before = json.dumps(State(1, "down", None, None)._asdict())
+        client.set(state_key("AUSDT", "1h"), before, ex=60)
         lose_an_answer(monkeypatch, running._cache.logged, "signal")
         with pytest.raises(redis.TimeoutError):
             running.turn(refreshed(["AUSDT"]))
         running.turn(None)
         assert len(signals(client)) == 1
 
-    def test_a_state_that_is_none_begins_anew(self, client: Any) -> None:
+    def test_a_redis_that_was_emptied_swallows_no_signal(self, client: Any) -> None:
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", FALLING[:-1], age=1)
+        running.turn(refreshed(["AUSDT"]))
+        client.flushall()
         put_candles(client, "AUSDT", "1h", RISING)
-        client.set(state_key("AUSDT", "1h"), '{"candle": 1}')
+        running.turn(None)
+        assert "ribbon_up" in signals(client)[0]
+
+    def test_a_redis_restored_from_a_copy_repeats_no_signal(self, client: Any) -> None:
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", FALLING, age=1)
+        running.turn(refreshed(["AUSDT"]))
+        copy = client.get(state_key("AUSDT", "1h"))
+        put_candles(client, "AUSDT", "1h", RISING)
+        running.turn(refreshed(["AUSDT"]))
+        told = signals(client)
+        assert told
+        client.set(state_key("AUSDT", "1h"), copy, ex=60)
+        running.turn(None)
+        assert signals(client) == told
+
+    def test_the_last_down_signal_is_remembered_for_traders(self, client: Any) -> None:
+        running = service(client)
+        put_candles(client, "AUSDT", "1h", RISING, age=1)
+        running.turn(refreshed(["AUSDT"]))
+        assert json.loads(client.get(state_key("AUSDT", "1h")))["last_down"] == 0
+        put_candles(client, "AUSDT", "1h", FALLING)
+        running.turn(refreshed(["AUSDT"]))
+        last_down = json.loads(client.get(state_key("AUSDT", "1h")))["last_down"]
+        assert abs(last_down - now_ms()) < 3000
+
+    @pytest.mark.parametrize(
+        "text", ['{"candle":1}', '{"candle":"x","ribbon":"down","squeeze":null,"zone":null}',
+                 '{"candle":1,"ribbon":"down","squeeze":null,"zone":null,"last_down":null}',
+                 "[" * 5000, "nonsense", "null"],
+    )  # fmt: skip
+    def test_a_state_that_is_none_begins_anew(self, client: Any, text: str) -> None:
+        put_candles(client, "AUSDT", "1h", RISING)
+        client.set(state_key("AUSDT", "1h"), text, ex=60)
         service(client).turn(None)
         assert signals(client) == []
         assert json.loads(client.get(state_key("AUSDT", "1h")))["ribbon"] == "up"
@@ -201,6 +238,25 @@ class TestTurn:
         put_candles(client, "AUSDT", "1h", RISING)
         service(client).turn(Update("1h", [], ["AUSDT"], 1, 1))
         assert client.keys("ta:*") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"symbol": "A:*"}, {"symbol": 7}, {"timeframe": ["1h"]}, {"timeframe": "0m"},
+     {"signal": "_up"}, {"signal": None}, {"timestamp": "now"}, {"timestamp": 1e12},
+     {"candle": True}, {"more": 1}],
+)  # fmt: skip
+def test_what_is_no_signal_is_refused(change: dict[str, Any]) -> None:
+    signal = Signal("AUSDT", "1h", "ribbon_up", 1.0, 2, 1, 3)
+    assert parse_signal(json.dumps(signal._asdict())) == signal
+    with pytest.raises(BAD_DATA):
+        parse_signal(json.dumps(signal._asdict() | change))
+
+
+@pytest.mark.parametrize("text", ["", "[", "[" * 5000, "1e999", '{"timestamp":1e999}', "null"])
+def test_what_is_no_json_of_a_signal_is_refused(text: str) -> None:
+    with pytest.raises(BAD_DATA):
+        parse_signal(text)
 
 
 def test_names() -> None:
