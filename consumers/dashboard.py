@@ -18,6 +18,7 @@ import logging
 import os
 import queue
 import re
+import signal
 import threading
 import time
 import urllib.error
@@ -560,12 +561,13 @@ def main(connection: program.Connection, _: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"cannot listen on DASHBOARD_HOST={host} DASHBOARD_PORT={port}"
         raise program.Failure(f"{problem}: {error.strerror}") from error
-    try:
-        server.start()
-        log.info("event=start url=%s", server.url)
-        threading.Event().wait()
-    finally:
-        server.stop()
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in program.END_SIGNALS:  # an exit in the midst of `start` would leave threads
+        signal.signal(number, lambda signum, _: signals.put(signum))
+    server.start()
+    log.info("event=start url=%s", server.url)
+    signals.get()
+    server.stop()
     return 0
 
 

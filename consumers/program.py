@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import redis_log
 from consumers.market_cache import MarketCache
 
+END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """settings (environment variables, the same as the service's):
   REDIS_URL                                redis://127.0.0.1:6379/0
   MESSAGE_LOG_KEY, MESSAGE_LOG_MAXLEN      redis:message_log, 10000
@@ -86,7 +87,7 @@ def run(
     SettingsError, 1 after a Failure. `settings` are lines of help about those that only this
     program has.
     """
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    for signum in END_SIGNALS:
         signal.signal(signum, lambda *_: sys.exit(0))
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG + settings
