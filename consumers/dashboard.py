@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -95,6 +95,15 @@ class Events:
                 except queue.Full:
                     listener.dropped = True
                     self._listeners.remove(listener)
+
+    def close(self) -> None:
+        """Cut everybody off."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.dropped = True
+                with suppress(queue.Full):
+                    listener.put_nowait(b"")  # wakes it up
+            self._listeners.clear()
 
     @contextmanager
     def listener(self) -> Iterator[Listener | None]:
@@ -457,6 +466,7 @@ class Dashboard(JsonServer):
     def stop(self) -> None:
         self._stopping.set()
         super().stop()
+        self.events.close()
         for thread in self._workers:
             if thread.is_alive():
                 thread.join(STOP_WITHIN_S)

@@ -101,6 +101,7 @@ class EventStream:
         self.connection.request("GET", "/api/events")
         self.answer = self.connection.getresponse()
         self.heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self.ended = False
         assert self.answer.readline() == b": welcome\n"
         threading.Thread(target=self._gather, daemon=True).start()
 
@@ -112,6 +113,7 @@ class EventStream:
                 name = value
             elif field == "data":
                 self.heard.put((name, json.loads(value)))
+        self.ended = True
 
     def next(self, name: str) -> Any:
         while True:
@@ -426,6 +428,11 @@ class TestEvents:
                 events.publish("log", number)
                 quick.get_nowait()
             assert slow.dropped and not quick.dropped
+
+    def test_a_stop_cuts_everybody_off(self, redis_server: RedisServer) -> None:
+        with dashboard_on(redis_server.url) as server:
+            stream = EventStream(server)
+        until(lambda: stream.ended, 2)
 
     def test_head_ends_at_once(self, idle: Dashboard) -> None:
         answer, body = request(idle, "/api/events", "HEAD")
