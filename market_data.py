@@ -18,6 +18,7 @@ import os
 import queue
 import random
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -51,6 +52,7 @@ EXCHANGE_URL = "https://api.binance.us"
 DEFAULT_COINS = """BTC ETH SOL XRP ADA DOGE AVAX LINK DOT LTC BCH UNI ATOM XLM ALGO
     NEAR FIL ICP HBAR VET AAVE GRT SHIB BNB SUI APT ARB OP ETC"""
 DEFAULT_SYMBOLS = ",".join(f"{coin}USDT" for coin in DEFAULT_COINS.split())
+LEADER_KEY = "market:leader"
 PRICE_TTL_S = 60
 OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
@@ -64,6 +66,15 @@ REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and agai
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
 STOP_WITHIN_S = 4.0
 CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
+
+# Both take the key and a token. A lease is taken or renewed by whoever holds it, or if nobody does;
+# the answer is who holds it then.
+_CLAIM = """
+    local holder = redis.call('GET', KEYS[1])
+    if holder and holder ~= ARGV[1] then return holder end
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+    return ARGV[1]"""
+_RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 log = logging.getLogger("market_data")
 # The seconds that data ages by. The monotonic clock of Linux stands still while it is suspended.
@@ -225,6 +236,7 @@ class Settings:
     weight_limit: int = _env("1200", _number, 20, binance.WEIGHT_LIMIT)
     message_log_key: str = _env(redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
                                 "a key without spaces, not one of market:")  # fmt: skip
+    leader_ttl: float = _env("10", _number, 3, 60, float)
     message_log_maxlen: int = _env(str(redis_log.DEFAULT_MAXLEN), _number, 100, 1_000_000)
     log_level: str = _env("INFO", _text, _LEVELS, f"one of {_LEVELS}")
     request_timeout: float = _env("5", _number, 0.1, 60, float)
@@ -398,9 +410,11 @@ class RefreshLoop(threading.Timer):
         # Until when (monotonic) silence is no hang. The loop writes it, the main thread reads
         # it; one float needs no lock.
         self.silent_until = math.inf
+        self.at_once = False  # set by the main thread: do not wait for the next tick
 
     def run(self) -> None:
         while not self.finished.is_set():
+            self.at_once = False
             started, interval = time.monotonic(), self.interval
             self.silent_until = started + GIVE_UP_SHARE * interval + HANG_S
             try:
@@ -413,7 +427,7 @@ class RefreshLoop(threading.Timer):
             ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
             due = ticks * interval + self._offset_s
             # More than an interval is left only if the clock was set back meanwhile.
-            while 0 < (left_s := due - self._wall_clock()) <= interval:
+            while 0 < (left_s := due - self._wall_clock()) <= interval and not self.at_once:
                 self.silent_until = time.monotonic() + left_s + HANG_S
                 # Not all at once: a machine that was suspended wakes up in the middle of it.
                 if self.finished.wait(min(left_s, WAKE_S)):
@@ -445,12 +459,15 @@ class MarketData:
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
+        self.token = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         # Held through a whole commit, waiting included: an older commit must not land after a
         # newer one. Nobody takes it who holds _lock.
         self._commit_lock = threading.Lock()
         # Guards all below. Loops, workers and the main thread change it, HTTP threads read it;
         # unlocked, a commit could miss what a refresh is just storing. No waiting inside.
         self._lock = threading.Lock()
+        self._leader = ""  # whose token the lease has, as far as it is known
+        self._claim_tried_at = boot_s()
         self._held: dict[str, Series | Price] = {}  # by key
         self._failing: dict[str, BinanceError] = {}  # by key: why its last read failed
         self._unwritten: set[str] = set()  # keys of which Redis lacks what is held
@@ -469,6 +486,8 @@ class MarketData:
     def refresh(self, timeframe: Timeframe) -> bool:
         """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn.
         False if nothing could be read."""
+        if self._stands_by():
+            return True
         started = time.monotonic()
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
         with_prices = timeframe == self.settings.price_timeframe
@@ -630,8 +649,10 @@ class MarketData:
         finally:
             self._commit_lock.release()
 
-    def _send(self) -> bool:
+    def _send(self, again: bool = True) -> bool:
         """The body of `commit`. Called with _commit_lock held."""
+        if self._stands_by():
+            return False
         names = [timeframe.name for timeframe in self.settings.timeframes]
         with self._lock:
             now = boot_s()
@@ -658,16 +679,18 @@ class MarketData:
             payload = of_all.json(timeframes=names)
             batch.publish(update_channel("all"), payload, of_all.summary())
         try:
-            self._logged.send(batch)
+            self._logged.send(batch, fence=(LEADER_KEY, self.token))
+        except redis_log.Fenced:  # by another instance, or the lease went with what Redis had
+            return again and self.claim() and self._send(again=False)
         except redis.RedisError as error:
-            self._note("redis", error)
+            self._note_redis_failure(error)
             return False
         with self._lock:
-            self._unwritten -= {key for key in entries if self._held[key] is entries[key]}
+            self._unwritten -= {key for key in entries if self._held.get(key) is entries[key]}
             for key in errors:
                 self._unlogged.pop(key, None)
             for name, update in updates.items():
-                if self._unpublished[name] is update:
+                if self._unpublished.get(name) is update:
                     del self._unpublished[name]
             self._published_since_all = set() if of_all else since_all
             self._filled = self._filled or all_done
@@ -691,6 +714,51 @@ class MarketData:
         elif before and not text:
             event(logging.INFO, "problem_over", what=what)
 
+    def _note_redis_failure(self, error: redis.RedisError) -> None:
+        """What Redis had may be lost with it (a fail-over), so all of it is sent again."""
+        self._note("redis", error)
+        with self._lock:
+            self._unwritten.update(self._held)
+
+    def claim(self) -> bool:
+        """Take or renew the lease; False if Redis does not answer, which changes nothing: whoever
+        fetched goes on, in memory."""
+        if self.stopping.is_set():
+            return False
+        ttl_ms = int(self.settings.leader_ttl * 1000)
+        with self._lock:
+            before_at, self._claim_tried_at = self._claim_tried_at, boot_s()
+            tried_at = self._claim_tried_at
+        try:
+            holder = str(self._redis.eval(_CLAIM, 1, LEADER_KEY, self.token, ttl_ms))
+        except redis.RedisError as error:
+            self._note_redis_failure(error)
+            return False
+        with self._lock:
+            before, self._leader = self._leader, holder
+            slept = tried_at - before_at > self.settings.leader_ttl
+            passed_on = holder != before and (before or holder != self.token)
+            if slept or passed_on:  # what is in memory may be older than what another one wrote
+                for memory in (self._held, self._failing, self._unwritten, self._unlogged,
+                               self._unpublished, self._last, self._published_since_all):
+                    memory.clear()
+            self._filled = self._filled and not passed_on
+        if holder != before:
+            event(logging.INFO, "leader" if holder == self.token else "standby", leader=holder)
+            for loop in self._loops:
+                loop.at_once = True
+        return True
+
+    def release(self) -> None:
+        """Give the lease back, for another instance to take at once."""
+        with suppress(redis.RedisError):
+            self._redis.eval(_RELEASE, 1, LEADER_KEY, self.token)
+
+    def _stands_by(self) -> bool:
+        """Whether another instance leads."""
+        with self._lock:
+            return self._leader not in ("", self.token)
+
     def _mend_redis(self) -> None:
         """See whether Redis answers and has what it should; send it what it lacks."""
         with self._lock:
@@ -705,7 +773,7 @@ class MarketData:
         try:
             present, length = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
-            self._note("redis", error)
+            self._note_redis_failure(error)
             return
         missing = 0 if isinstance(present, Exception) else len(live) - present
         vanished = f"{missing} keys vanished before their time" if missing > 0 else ""
@@ -729,8 +797,10 @@ class MarketData:
             loop.start()
 
     def keep(self) -> None:
-        """Once a second: look at Redis, at a hold, at the message log, and whether loops turn."""
-        self._mend_redis()
+        """Once a second: look at the lease, Redis, a hold, the message log, and whether loops
+        turn."""
+        if self.claim():
+            self._mend_redis()
         _, held_s, status = self._limiter.state()
         self._note("exchange", f"on hold for {held_s:.0f} s after HTTP {status}" if held_s else "")
         self._note("message_log", self._logged.log_error)
@@ -764,18 +834,22 @@ class MarketData:
             filled = self._filled
             problems = {what: problem for what, problem in self._problems.items() if problem}
             unknown = [symbol for symbol in symbols if self._is_unknown(symbol)]
-            log_length = self._log_length
+            log_length, leader = self._log_length, self._leader
         parts = [prices, *timeframes.values()]
         whole = all(part["fresh"] == len(symbols) and not part["failing"] for part in parts)
         nothing_fresh = filled and not all(part["fresh"] for part in timeframes.values())
         if "redis" in problems or nothing_fresh:
             status = "down"
+        elif leader not in ("", self.token):
+            status = "standby"
         elif not filled:
             status = "starting"
         else:
             status = "ok" if whole and not held_s and not problems else "degraded"
-        return 200 if status in ("ok", "degraded") else 503, {
+        return 200 if status in ("ok", "degraded", "standby") else 503, {
             "status": status,
+            "leader": leader or None,
+            "instance": self.token,
             "version": VERSION,
             "uptime_s": round(now - self._started_at, 1),
             "symbols": len(symbols),
@@ -870,9 +944,13 @@ def once(settings: Settings) -> int:
     """Fill Redis once and print what came; 0 only if every series and price is there."""
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     started = time.monotonic()
+    service.claim()
+    if (leader := service.health()[1]["leader"]) not in (None, service.token):
+        raise RuntimeError(f"--once: {leader} is running and keeps Redis filled")
     for timeframe in settings.timeframes:
         service.refresh(timeframe)
     committed = service.commit()
+    service.release()
     seconds = time.monotonic() - started
     service.stop(until=0.0)
     _, health = service.health()
@@ -944,6 +1022,7 @@ def serve(settings: Settings) -> int:
           symbols=len(settings.symbols),
           timeframes=",".join(timeframe.name for timeframe in settings.timeframes))  # fmt: skip
     server.start()
+    service.claim()
     service.start()
     ready_by = time.monotonic() + READY_AFTER_S
     while True:
@@ -966,6 +1045,7 @@ def serve(settings: Settings) -> int:
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
     notify("STOPPING=1")
     service.stop(until=received_at + STOP_WITHIN_S)
+    service.release()
     server.stop()
     event(logging.INFO, "stopped")
     return 0

@@ -18,16 +18,22 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000
 TYPES = ("publish", "cache_write", "cache_read", "signal", "trade", "error")
 SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")
 SOCKET_TIMEOUT_S = 2.0  # for one answer; a whole refresh is about 5 MB
+SENTINEL_URL = (
+    r"redis\+sentinel://((?P<user>[^:@/]*)(:(?P<password>[^@/]*))?@)?"
+    r"(?P<nodes>[\w.-]+:[0-9]+(,[\w.-]+:[0-9]+)*)/(?P<name>[\w.-]+)(/(?P<db>[0-9]+))?"
+)
 PAGE = 2000  # entries read at once while looking for those that match
 
 Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; read: and id
@@ -41,18 +47,36 @@ class Read(NamedTuple):
     left_s: float
 
 
+class Fenced(redis.RedisError):
+    """Nothing was sent, because the fence has another value."""
+
+
 def connect(url: str) -> redis.Redis:
     """A client for `url` that decodes to str and tries everything once.
 
+    With redis+sentinel://user:password@host:port,host:port/name/db it asks the sentinels for the
+    master of that name, at each connection anew; user and password are for the master.
     Trying again is left to the caller: a transaction whose answer was lost may have happened.
     Raises ValueError, which quotes nothing of it, if `url` is not a Redis URL.
     """
+    once: dict[str, Any] = {
+        "socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+    }  # fmt: skip
+    text: dict[str, Any] = {"decode_responses": True, "encoding_errors": "backslashreplace"}
     try:
-        client = redis.Redis.from_url(
-            url, decode_responses=True, encoding_errors="backslashreplace",
-            socket_timeout=SOCKET_TIMEOUT_S, socket_connect_timeout=SOCKET_TIMEOUT_S,
-            retry=Retry(NoBackoff(), 0),
-        )  # fmt: skip
+        if found := re.fullmatch(SENTINEL_URL, url):
+            nodes = [node.rpartition(":") for node in found["nodes"].split(",")]
+            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+                [(host, int(port)) for host, _, port in nodes], sentinel_kwargs=once
+            )
+            client: redis.Redis = sentinel.master_for(
+                found["name"], username=unquote(found["user"] or "") or None,
+                password=unquote(found["password"] or "") or None, db=int(found["db"] or 0),
+                **once, **text,
+            )  # fmt: skip
+        else:
+            client = redis.Redis.from_url(url, **once, **text)
         client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
     except (ValueError, TypeError):
         raise ValueError(f"must be like {DEFAULT_URL}; / ? # @ in a password as %XX") from None
@@ -147,20 +171,21 @@ class LoggedRedis(_LoggedOperations):
     def batch(self) -> Batch:
         return Batch(self.source)
 
-    def send(self, batch: Batch) -> None:
+    def send(self, batch: Batch, fence: tuple[str, str] | None = None) -> None:
         """One MULTI/EXEC, one round trip: the writes of `batch`, its log entries, its publishes.
 
         Where Redis will not have the entries (another type of key, no permission), it gets the
-        rest without them.
+        rest without them. With a `fence`, a key and its value, nothing is sent unless the key has
+        that value when the transaction is carried out: else Fenced is raised.
         """
         log = [self._log_command(entry) for entry in batch.entries]
         try:
-            answers = self._transact(batch.commands, log)
+            answers = self._transact(batch.commands, log, fence)
             refused = answers[1][0] if answers[1] else ""
         except redis.ResponseError as error:
             # Refused before EXEC, so nothing of it was done. If it was not for the entries, the
             # same error comes again.
-            answers = self._transact(batch.commands, []) if batch.commands else ([], [])
+            answers = self._transact(batch.commands, [], fence) if batch.commands else ([], [])
             refused = error
         self.log_error = str(refused)
         for answer in answers[0]:
@@ -198,14 +223,27 @@ class LoggedRedis(_LoggedOperations):
         fields = [text for field in entry.items() for text in field]
         return ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *fields)
 
-    def _transact(self, commands: list[Command], log: list[Command]) -> tuple[list[Any], list[Any]]:
+    def _transact(
+        self, commands: list[Command], log: list[Command], fence: tuple[str, str] | None
+    ) -> tuple[list[Any], list[Any]]:
         """The answers to `commands`, and the errors among those to `log`."""
         publishes = [command for command in commands if command[0] == "PUBLISH"]
         writes = [command for command in commands if command[0] != "PUBLISH"]
-        pipeline: Any = self._client.pipeline(transaction=True)
-        for command in [*writes, *log, *publishes]:
-            pipeline.execute_command(*command)
-        answers = pipeline.execute(raise_on_error=False)
+        pipeline: Any
+        with self._client.pipeline(transaction=True) as pipeline:
+            if fence:
+                # From here to EXEC any change of the key ends the transaction, so a program that
+                # was stopped in between (SIGSTOP, a laptop's lid) cannot send what it meant to.
+                pipeline.watch(fence[0])
+                if (value := pipeline.get(fence[0])) != fence[1]:
+                    raise Fenced(f"{fence[0]} is {value!r}")
+                pipeline.multi()
+            for command in [*writes, *log, *publishes]:
+                pipeline.execute_command(*command)
+            try:
+                answers = pipeline.execute(raise_on_error=False)
+            except redis.WatchError:
+                raise Fenced(f"{fence and fence[0]} has changed") from None
         first, last = len(writes), len(writes) + len(log)
         refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
         return answers[:first] + answers[last:], refused

@@ -39,8 +39,9 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
+    """All that match but the lease."""
     found: Any = client.keys(pattern)
-    return sorted(found)
+    return sorted(key for key in found if key != "market:leader")
 
 
 def expires_at(client: redis.Redis, key: str) -> float:

@@ -1,0 +1,382 @@
+"""One fetcher, always: two services on one Redis, and a Redis that fails over."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import market_data
+import redis_log
+from consumers.market_cache import MarketCache
+from demo.exchange import Exchange
+from market_data import LEADER_KEY, MarketData, Settings
+from redis_log import Fenced, LoggedRedis, connect, read_log
+from tests.conftest import RedisServer, Service, free_port, redis_executable, until
+
+Start = Callable[..., Service]
+SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
+FAST = {"TIMEFRAMES": "5m:2:20,1h:3:30", "SYMBOLS": SYMBOLS, "LEADER_TTL": "3",
+        "REQUEST_TIMEOUT": "1"}  # fmt: skip
+
+
+class TestFence:
+    @pytest.fixture
+    def logged(self, redis_server: RedisServer) -> LoggedRedis:
+        return LoggedRedis(redis_server.client, "market-data")
+
+    def test_sends_while_the_key_has_the_value(
+        self, logged: LoggedRedis, redis_server: RedisServer
+    ) -> None:
+        redis_server.client.set("fence", "mine")
+        batch = logged.batch()
+        batch.cache_write("k", "v", 5)
+        logged.send(batch, fence=("fence", "mine"))
+        assert redis_server.client.get("k") == "v" and len(read_log(redis_server.client)) == 1
+
+    @pytest.mark.parametrize("value", [None, "another's"])
+    def test_sends_nothing_else(
+        self, logged: LoggedRedis, redis_server: RedisServer, value: str | None
+    ) -> None:
+        if value:
+            redis_server.client.set("fence", value)
+        batch = logged.batch()
+        batch.cache_write("k", "v", 5)
+        with pytest.raises(Fenced):
+            logged.send(batch, fence=("fence", "mine"))
+        assert not redis_server.client.exists("k", redis_log.DEFAULT_KEY)
+
+    @pytest.mark.parametrize("change", ["taken", "expired", "deleted"])
+    def test_sends_nothing_if_it_changes_between_the_look_and_the_transaction(
+        self, logged: LoggedRedis, redis_server: RedisServer, change: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """As for a process that is stopped there and goes on when its lease has passed on."""
+        client = redis_server.client
+        client.set("fence", "mine", px=10_000)
+        multi = redis.client.Pipeline.multi
+
+        def stopped_here(self: Any) -> None:
+            other = connect(redis_server.url)
+            if change == "taken":
+                other.set("fence", "another's")
+            elif change == "expired":
+                other.pexpire("fence", 1)
+                until(lambda: not other.exists("fence"), 2)
+            else:
+                other.delete("fence")
+            multi(self)
+
+        monkeypatch.setattr(redis.client.Pipeline, "multi", stopped_here)
+        batch = logged.batch()
+        batch.cache_write("k", "v", 5)
+        batch.publish("channel", "x")
+        with pytest.raises(Fenced):
+            logged.send(batch, fence=("fence", "mine"))
+        assert not client.exists("k", redis_log.DEFAULT_KEY)
+
+    def test_holds_where_the_log_cannot_be_written_too(
+        self, logged: LoggedRedis, redis_server: RedisServer
+    ) -> None:
+        redis_server.client.set(redis_log.DEFAULT_KEY, "no stream")
+        redis_server.client.set("fence", "mine")
+        batch = logged.batch()
+        batch.cache_write("k", "v", 5)
+        logged.send(batch, fence=("fence", "mine"))
+        assert redis_server.client.get("k") == "v" and "WRONGTYPE" in logged.log_error
+
+
+@pytest.fixture
+def make(exchange: Exchange, redis_server: RedisServer) -> Iterator[Callable[[], MarketData]]:
+    """A service of which nothing runs by itself."""
+    made: list[MarketData] = []
+
+    def start() -> MarketData:
+        settings = Settings.from_env(FAST | {"BINANCE_BASE_URL": exchange.url})
+        made.append(MarketData(settings, connect(redis_server.url)))
+        return made[-1]
+
+    yield start
+    for service in made:
+        service.stop(until=time.monotonic() + 5)
+
+
+def turn(service: MarketData) -> None:
+    for timeframe in service.settings.timeframes:
+        service.refresh(timeframe)
+
+
+class TestLease:
+    def test_the_first_leads_and_the_other_stands_by(
+        self, make: Callable[[], MarketData], exchange: Exchange, redis_server: RedisServer
+    ) -> None:
+        first, second = make(), make()
+        assert first.claim() and second.claim()
+        assert redis_server.client.get(LEADER_KEY) == first.token
+        turn(second)
+        assert exchange.requests == []
+        turn(first)
+        asked = len(exchange.requests)
+        turn(second)
+        second.keep()
+        assert len(exchange.requests) == asked
+        code, body = second.health()
+        assert (code, body["status"], body["leader"]) == (200, "standby", first.token)
+        assert first.health()[1]["status"] == "ok" and body["instance"] == second.token
+
+    def test_what_was_in_memory_before_a_sleep_is_not_written_after_it(
+        self, make: Callable[[], MarketData], redis_server: RedisServer,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Another instance may have led meanwhile, and what it wrote is newer."""
+        sleeper, other = make(), make()
+        sleeper.claim()
+        turn(sleeper)
+        redis_server.client.delete(LEADER_KEY)  # it expired
+        other.claim()
+        turn(other)
+        other.release()
+        redis_server.client.delete("market:ohlcv:BTCUSDT:1h")
+        boot_s = market_data.boot_s
+        monkeypatch.setattr(market_data, "boot_s", lambda: boot_s() + 5)  # its candles live 30 s
+        sleeper.keep()
+        assert redis_server.client.get(LEADER_KEY) == sleeper.token
+        assert not redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
+        turn(sleeper)
+        assert redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
+
+    def test_a_leader_that_lost_the_lease_writes_nothing(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        first, second = make(), make()
+        first.claim()
+        turn(first)
+        redis_server.client.delete(LEADER_KEY)  # as if it had slept through its time
+        second.claim()
+        redis_server.client.flushall()
+        redis_server.client.set(LEADER_KEY, second.token)
+        turn(first)
+        assert redis_server.client.keys("*") == [LEADER_KEY]
+        assert first.health()[1]["status"] == "standby"
+
+    def test_a_lease_that_went_with_what_redis_had_is_taken_again(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        service = make()
+        service.claim()
+        turn(service)
+        redis_server.client.flushall()
+        turn(service)
+        assert redis_server.client.get(LEADER_KEY) == service.token
+        assert len(redis_server.client.keys("market:ohlcv:*")) == 6
+
+    def test_redis_away_is_no_reason_to_fetch_less(
+        self, make: Callable[[], MarketData], exchange: Exchange, redis_server: RedisServer
+    ) -> None:
+        service = make()
+        service.claim()
+        turn(service)
+        asked = len(exchange.requests)
+        redis_server.kill()
+        service.keep()
+        turn(service)
+        assert len(exchange.requests) > asked
+        redis_server.start()
+        service.keep()
+        assert len(redis_server.client.keys("market:ohlcv:*")) == 6
+
+    def test_a_stopped_one_takes_no_lease(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        service = make()
+        service.claim()
+        service.stop(until=time.monotonic() + 5)
+        service.release()
+        service.claim()
+        service.commit()
+        assert not redis_server.client.exists(LEADER_KEY)
+
+
+class TestTwoServices:
+    def test_takes_over_from_one_that_stops_dies_or_sleeps(
+        self, start_service: Start, exchange: Exchange, redis_server: RedisServer
+    ) -> None:
+        client: Any = redis_server.client
+        first = start_service(**FAST)
+        first.wait_for("ok")
+        second = start_service(**FAST)
+        body = second.wait_for("standby")
+        assert body["leader"] == first.health()[1]["instance"]
+        assert second.health()[0] == 200
+
+        assert first.stop()[0] == 0  # cleanly: the lease is given back
+        started = time.monotonic()
+        second.wait_for("ok", 5)
+        assert time.monotonic() - started < 4
+
+        third = start_service(**FAST)
+        third.wait_for("standby")
+        second.process.kill()
+        started = time.monotonic()
+        third.wait_for("ok", 10)
+        assert time.monotonic() - started < 3 + 1 + 3  # LEADER_TTL, a renewal, the fill
+
+        fourth = start_service(**FAST)
+        fourth.wait_for("standby")
+        third.process.send_signal(signal.SIGSTOP)
+        fourth.wait_for("ok", 10)
+        third.process.send_signal(signal.SIGCONT)
+        third.wait_for("standby", 5)
+        before = len(read_log(client, 10_000, "publish"))
+        refreshes = len(fourth.lines("event=refresh"))
+        time.sleep(6)
+        with redis_server.client.pipeline() as pipeline:
+            pipeline.get(LEADER_KEY)
+            assert pipeline.execute() == [fourth.health()[1]["instance"]]
+        published = len(read_log(client, 10_000, "publish")) - before
+        done = len(fourth.lines("event=refresh")) - refreshes
+        assert done - 1 <= published - published // 3 <= done + 1  # "all" comes with every third
+        assert len(third.lines("event=standby")) == 2  # before it led, and since it slept
+
+    def test_once_leaves_a_running_one_alone(
+        self, start_service: Start, exchange: Exchange, redis_server: RedisServer
+    ) -> None:
+        running = start_service(**FAST)
+        running.wait_for("ok")
+        once = start_service("--once", **FAST)
+        assert once.process.wait(20) == 1
+        assert "keeps Redis filled" in once.log.read_text()
+
+
+class Sentinel:
+    """A master, a replica, and a sentinel that fails over within about 2 s."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.master_port, self.replica_port, self.port = free_port(), free_port(), free_port()
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.start(self.master_port)
+        self.start(self.replica_port, "--replicaof", "127.0.0.1", str(self.master_port))
+        config = folder / "sentinel.conf"
+        config.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\n"
+            f"sentinel monitor mymaster 127.0.0.1 {self.master_port} 1\n"
+            "sentinel down-after-milliseconds mymaster 1000\n"
+            "sentinel failover-timeout mymaster 3000\n"
+        )
+        self._run(self.port, str(config), "--sentinel")
+        self.url = f"redis+sentinel://127.0.0.1:{self.port}/mymaster/0"
+        until(self._knows_the_replica, 20, what="the sentinel knows the replica")
+
+    def start(self, port: int, *arguments: str) -> None:
+        self._run(port, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+                  "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0",
+                  "--dir", str(self.folder), *arguments)  # fmt: skip
+
+    def _run(self, port: int, *arguments: str) -> None:
+        self.processes[port] = subprocess.Popen(
+            [redis_executable(), *arguments], stdout=subprocess.DEVNULL
+        )
+
+        def listens() -> bool:
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", port)) == 0
+
+        until(listens, 10, what=f"port {port}")
+
+    def _knows_the_replica(self) -> bool:
+        client: Any = redis.Redis(port=self.port, decode_responses=True)
+        return any("ok" in replica.values() for replica in client.sentinel_slaves("mymaster"))
+
+    def kill(self, port: int) -> None:
+        self.processes[port].kill()
+        self.processes[port].wait()
+
+    def stop(self) -> None:
+        for port in self.processes:
+            self.kill(port)
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
+    running = Sentinel(tmp_path)
+    yield running
+    running.stop()
+
+
+class TestSentinel:
+    def test_a_fail_over_loses_no_candle(
+        self, start_service: Start, exchange: Exchange, sentinel: Sentinel
+    ) -> None:
+        """Not even one that the replica had not heard of when the master died."""
+        service = start_service(**FAST | {"TIMEFRAMES": "5m:2:60,1h:15:300"},
+                                REDIS_URL=sentinel.url)  # fmt: skip
+        service.wait_for("ok")
+        master: Any = redis.Redis(port=sentinel.master_port, decode_responses=True)
+        replica: Any = redis.Redis(port=sentinel.replica_port, decode_responses=True)
+        until(lambda: len(replica.keys("market:ohlcv:*")) == 6, 10)
+        updates = MarketCache(connect(sentinel.url), "ta-service").updates("5m")
+        assert next(updates) is None and next(updates)
+
+        key = "market:ohlcv:BTCUSDT:1h"
+        older = replica.get(key)
+        until(lambda: len(service.lines("timeframe=1h")) == 2, 20, what="a refresh of 1h")
+        written = master.get(key)
+        sentinel.kill(sentinel.master_port)
+        replica.config_set("replica-read-only", "no")
+        replica.set(key, older, ex=300)
+        assert older != written
+        until(lambda: replica.get(key) == written, 14, what="it is written again")
+        assert len(service.lines("timeframe=1h")) == 2  # and not fetched again
+        assert replica.info("replication")["role"] == "master"
+        service.wait_for("ok", 10)
+        assert replica.get(LEADER_KEY) == service.health()[1]["instance"]
+        assert next(updates) is None and next(updates).symbols  # type: ignore[union-attr]
+        assert service.lines("event=problem what=redis")
+        assert service.lines("event=problem_over what=redis")
+
+    @pytest.mark.parametrize(
+        "url",
+        ["redis+sentinel://127.0.0.1/mymaster", "redis+sentinel://127.0.0.1:26379",
+         "redis+sentinel://:secret@127.0.0.1:x/mymaster", "redis+sentinel:///mymaster/0"],
+    )  # fmt: skip
+    def test_a_bad_url_is_refused_without_showing_it(self, url: str) -> None:
+        with pytest.raises(ValueError, match="must be like") as caught:
+            connect(url)
+        assert "secret" not in str(caught.value)
+
+    def test_a_good_url_is_taken_apart(self) -> None:
+        client = connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")
+        options = client.connection_pool.connection_kwargs
+        assert (options["username"], options["password"], options["db"]) == ("us@er", "p/w", 3)
+
+
+def test_answers_that_are_no_yes_show_as_what_they_are(
+    make: Callable[[], MarketData], redis_server: RedisServer
+) -> None:
+    """And mend by themselves."""
+    service = make()
+    service.claim()
+    turn(service)
+    client: Any = redis_server.client
+    client.config_set("maxmemory", "1")
+    service.keep()
+    assert "memory" in service.health()[1]["problems"]["redis"]
+    client.config_set("maxmemory", "0")
+    service.keep()
+    assert "redis" not in service.health()[1]["problems"]
+    client.replicaof("127.0.0.1", str(free_port()))
+    service.keep()
+    problem = service.health()[1]["problems"]["redis"].lower()
+    assert "read only" in problem or "masterdown" in problem
+    client.replicaof("NO", "ONE")
+    service.keep()
+    assert service.health()[1]["status"] == "ok"
+    assert market_data.LEADER_KEY in client.keys("market:*")
