@@ -1,0 +1,183 @@
+"""HTTP that stands: health server and dashboard under clients that mean no good."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import psutil
+import pytest
+
+import health
+from health import HealthServer
+from tests.conftest import Program, RedisServer, Service, free_port, until
+
+FAST = {"TIMEFRAMES": "5m:2:20,1h:3:30", "SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT"}
+
+
+@pytest.fixture
+def server() -> Iterator[HealthServer]:
+    running = HealthServer("127.0.0.1", 0, lambda: (200, {"status": "ok"}))
+    running.start()
+    yield running
+    running.stop()
+
+
+def talk(port: int, sent: bytes) -> bytes:
+    """All that comes back until the server closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(sent)
+        received = b""
+        while chunk := sock.recv(65536):
+            received += chunk
+        return received
+
+
+def get(port: int, path: str, host: str | None = None) -> tuple[int, dict[str, Any]]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request("GET", path, headers={"Host": host} if host else {})
+    answer = connection.getresponse()
+    body = json.loads(answer.read())
+    connection.close()
+    return answer.status, body
+
+
+class TestHost:
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "127.0.0.1:8895", "localhost", "LOCALHOST:1", "[::1]:8895",
+                 "192.0.2.7:80", socket.gethostname()],
+    )  # fmt: skip
+    def test_addresses_and_names_of_this_machine_are_answered(
+        self, server: HealthServer, host: str
+    ) -> None:
+        assert get(server.server_address[1], "/health", host)[0] == 200
+
+    @pytest.mark.parametrize(
+        "host", ["evil.example", "evil.example:8895", "127.0.0.1.evil.example", "localhost.evil",
+                 "a@127.0.0.1", "[evil]"],
+    )  # fmt: skip
+    def test_the_name_of_another_site_is_refused(self, server: HealthServer, host: str) -> None:
+        status, body = get(server.server_address[1], "/health", host)
+        assert status == 421 and "use its address" in body["error"]
+
+    def test_no_host_at_all_is_an_old_client(self, server: HealthServer) -> None:
+        answer = talk(server.server_address[1], b"GET /health HTTP/1.0\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.0 200 ")
+
+
+class TestManyClients:
+    def test_those_who_say_nothing_make_room_for_who_asks(self, server: HealthServer) -> None:
+        port = server.server_address[1]
+        with ExitStack() as stack:
+            idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                    for _ in range(300)]  # fmt: skip
+            idle[-1].sendall(b"GET /hea")
+            started = time.monotonic()
+            for _ in range(20):
+                assert get(port, "/health")[0] == 200
+            assert time.monotonic() - started < 2
+            assert threading.active_count() < health.MAX_CONNECTIONS + 50
+            idle[0].settimeout(5)
+            assert idle[0].recv(1) == b""  # let go of, the oldest first
+
+    def test_who_has_asked_is_not_let_go_of(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
+        asked, go_on = threading.Semaphore(0), threading.Event()
+
+        def state() -> tuple[int, dict[str, Any]]:
+            asked.release()
+            go_on.wait(10)
+            return 200, {"status": "ok"}
+
+        server = HealthServer("127.0.0.1", 0, state)
+        server.start()
+        port = server.server_address[1]
+        answers: list[bytes] = []
+        request = b"GET /health HTTP/1.0\r\n\r\n"
+        threads = [threading.Thread(target=lambda: answers.append(talk(port, request)))
+                   for _ in range(2)]  # fmt: skip
+        for thread in threads:
+            thread.start()
+            asked.acquire(timeout=5)
+        with pytest.raises((ConnectionError, AssertionError)):
+            assert talk(port, request)  # one too many: closed without an answer
+        go_on.set()
+        for thread in threads:
+            thread.join(5)
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.0 200"] * 2
+        until(lambda: get(port, "/health")[0] == 200, 5)
+        server.stop()
+
+
+NONSENSE = [
+    b"\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
+    b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"GET /../../etc/passwd HTTP/1.1\r\n\r\n",
+    b"GET /%00%ff%zz?limit=%zz HTTP/1.1\r\n\r\n", b"TRACE / HTTP/1.1\r\n\r\n",
+    b"GET /health HTTP/1.1\r\n" + b"X: " + b"x" * 65_536 + b"\r\n\r\n",
+    b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+    b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", b"GET http://evil/ HTTP/1.1\r\n\r\n",
+    b"GET /health HTTP/1.1\r\n\r\n" * 50, b"POST /health HTTP/1.1\r\nContent-Length: 99\r\n\r\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("which", ["service", "dashboard"])
+def test_a_storm_disturbs_nothing(
+    start_service: Callable[..., Service], start_consumer: Callable[..., Program],
+    redis_server: RedisServer, which: str,
+) -> None:  # fmt: skip
+    """300 idle connections, nonsense, and 200 requests a second for 10 s, at once: each request
+    is answered, refreshes are on time, threads and memory stay bounded."""
+    service = start_service(**FAST)
+    service.wait_for("ok")
+    program: Program = service
+    port, path = service.port, "/health"
+    if which == "dashboard":
+        port, path = free_port(), "/api/scanner"
+        program = start_consumer("dashboard", DASHBOARD_PORT=str(port))
+        until(lambda: program.lines("event=start"), 10)
+    process = psutil.Process(program.process.pid)
+    memory, threads = process.memory_info().rss, 0
+    statuses: Counter[int] = Counter()
+    improper: list[bytes] = []
+    over = threading.Event()
+
+    def talk_nonsense() -> None:
+        while not over.is_set():
+            for sent in NONSENSE:
+                with suppress(ConnectionError):
+                    answer = talk(port, sent)
+                    if answer and not answer.startswith((b"HTTP/1.0 ", b"{")):
+                        improper.append(sent)
+
+    refreshes = len(service.lines("timeframe=5m"))
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+        nonsense = threading.Thread(target=talk_nonsense)
+        nonsense.start()
+        started = time.monotonic()
+        while (elapsed := time.monotonic() - started) < 10:
+            if sum(statuses.values()) < elapsed * 200:
+                statuses[get(port, path)[0]] += 1
+            else:
+                time.sleep(0.002)
+            threads = max(threads, process.num_threads())
+        over.set()
+        nonsense.join(30)
+    assert set(statuses) == {200} and statuses[200] > 500, statuses
+    assert not improper
+    assert threads < health.MAX_CONNECTIONS + 80
+    assert process.memory_info().rss - memory < 40e6
+    done = len(service.lines("timeframe=5m")) - refreshes
+    assert done >= 4 and not service.lines("ticks_skipped")
+    assert not program.lines("Traceback")
+    assert get(service.port, "/health")[1]["status"] == "ok"
