@@ -7,7 +7,7 @@ UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
-.PHONY: help demo run check test test-browser lint install uninstall clean
+.PHONY: help demo run check test test-browser verify-unit lint install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -31,6 +31,11 @@ test-browser: $(VENV)/.dev ## the pages in a headless Chromium, which must be in
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/mypy *.py demo consumers
+
+verify-unit: $(VENV)/.runtime ## does systemd find anything to say about the unit?
+	@dir=$$(mktemp -d) && trap "rm -r $$dir" EXIT && sed 's|@DIR@|$(CURDIR)|' $(UNIT) > $$dir/$(UNIT) && \
+		said=$$(XDG_RUNTIME_DIR=$$dir systemd-analyze --user verify $$dir/$(UNIT) 2>&1) && \
+		test -z "$$said" || { echo "$$said" >&2; exit 1; }
 
 install: $(VENV)/.runtime ## install, enable and start the systemd user unit
 	@mkdir -p $(UNITS)
