@@ -7,7 +7,7 @@ UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
-.PHONY: help demo run check test test-browser verify-unit lint install uninstall clean
+.PHONY: help demo run check test test-browser chaos verify-unit lint install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -27,6 +27,9 @@ test: lint ## ruff, mypy and all tests but those in a browser; real Redis, simul
 
 test-browser: $(VENV)/.dev ## the pages in a headless Chromium, which must be installed
 	$(BIN)/python -m pytest -m browser
+
+chaos: $(VENV)/.dev ## minutes of faults at random, checked against the truth; SECONDS=600 SEED=1
+	@$(BIN)/python -m tests.chaos $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .

@@ -1,0 +1,401 @@
+"""Compares what Redis has with the truth, and keeps a verdict on each promise.
+
+The `judge_` functions decide from what they are given; Checker and Listener only look, each in a
+thread and on a connection of its own. The truth is the exchange without faults
+(`Exchange.klines`), and the Record of what was done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import threading
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import psutil  # type: ignore[import-untyped]
+import redis
+
+import redis_log
+from binance_client import TIMEFRAME_MS, WEIGHT_LIMIT
+from demo.exchange import Exchange
+from market_data import PRICE_TTL_S, Timeframe, ohlcv_key, price_key
+from tests.chaos.record import Asked, Record
+
+LOOK_S = 0.5  # twice a second
+SHOWN = 3  # violations of a promise, the first ones
+# From the end of a request's data to the instant that its key expires: the service works that out
+# while its threads share a busy processor; PTTL and TIME round to a millisecond.
+EXPIRY_SLACK_S = 0.5
+# A request that was on its way when another one was refused could not know of it.
+IN_FLIGHT_S = 1.0  # as long as one may take (REQUEST_TIMEOUT)
+# The clocks of exchange and service are one, but Retry-After is counted by two of its kinds.
+CLOCK_SLACK_S = 0.1
+MIN_LIFE_S = 20.0  # of a process whose memory can be judged: the first quarter fills its caches
+MEMORY_SLACK = 1.10  # times the second quarter's: garbage that is not collected yet
+MEMORY_SLACK_B = 3_000_000
+THREADS_SLACK = 2  # an HTTP answer, a worker that was not needed before
+
+Truth = Mapping[int, tuple[float, ...]]  # by open time in ms: open, high, low, close, volume
+
+
+class Verdict:
+    """How often a promise was checked, and what broke it. For any thread."""
+
+    def __init__(self, promise: str) -> None:
+        self.promise, self.checks, self.broken = promise, 0, 0
+        self.shown: list[str] = []
+        self._lock = threading.Lock()
+
+    def check(self, kept: bool, what: Callable[[], str]) -> bool:
+        """Count a check; if the promise is not `kept`, `what` says how."""
+        text = "" if kept else what()
+        with self._lock:
+            self.checks += 1
+            self.broken += not kept
+            if text and len(self.shown) < SHOWN:
+                self.shown.append(text)
+        return kept
+
+    @property
+    def fine(self) -> bool:
+        """A promise that nothing has looked at is not kept."""
+        return self.checks > 0 and not self.broken
+
+
+@dataclass
+class Verdicts:
+    truth: Verdict = field(default_factory=lambda: Verdict("closed candles equal the exchange's"))
+    order: Verdict = field(default_factory=lambda: Verdict("candles ascend, none of the future"))
+    expiry: Verdict = field(default_factory=lambda: Verdict("no key outlives its TTL"))
+    publishes: Verdict = field(default_factory=lambda: Verdict("a publish comes after its writes"))
+    log: Verdict = field(default_factory=lambda: Verdict("log entries = operations that happened"))
+    holds: Verdict = field(default_factory=lambda: Verdict("no request while banned or held"))
+    weight: Verdict = field(default_factory=lambda: Verdict("weight within the limit in any 60 s"))
+    fresh: Verdict = field(default_factory=lambda: Verdict("all fresh a refresh after the faults"))
+    flat: Verdict = field(default_factory=lambda: Verdict("threads and memory are flat"))
+    exits: Verdict = field(default_factory=lambda: Verdict("SIGTERM ends it with exit code 0"))
+    bugs: Verdict = field(default_factory=lambda: Verdict("no defect is logged"))
+
+    def all(self) -> list[Verdict]:
+        return list(vars(self).values())
+
+
+class Seen(NamedTuple):
+    """A key as it was at `now`, epoch seconds of Redis; it expires at `expires_at`."""
+
+    key: str
+    value: str
+    now: float
+    expires_at: float
+
+
+# --- judging what is in Redis ---
+
+
+def judge_series(
+    verdicts: Verdicts, seen: Seen, timeframe: Timeframe, truth: Truth, record: Record, limit: int
+) -> None:
+    """The candles of one key. `truth` reaches further back than its `limit` candles do."""
+    symbol, step_ms = seen.key.split(":")[2], TIMEFRAME_MS[timeframe.name]
+    candles = {c.pop("timestamp"): tuple(c.values()) for c in json.loads(seen.value)}
+    times = list(candles)
+    rising = seen.value.count('"timestamp"') == len(times) \
+        and all(a < b for a, b in pairwise(times))  # fmt: skip
+    verdicts.order.check(
+        rising and times[-1] <= seen.now * 1000 and all(t % step_ms == 0 for t in times),
+        lambda: f"{seen.key} at {seen.now:.3f}: {times[-3:]}",
+    )
+    # At least when it was asked for, if its key does not outlive its TTL.
+    asked_at = seen.expires_at - timeframe.ttl_s - EXPIRY_SLACK_S
+    if any(span.concerns(symbol) and asked_at <= span.ended_at and span.begun_at <= seen.now
+           for span in record.spans("lagging", "revised")):  # fmt: skip
+        return  # nobody could tell that answer from a right one
+    gaps = [span.detail for span in record.spans("gap") if span.concerns(symbol)]
+    final_ms = (asked_at - 2 * timeframe.refresh_s) * 1000
+    wrong = {
+        time_ms: found for time_ms, found in candles.items()
+        if time_ms + step_ms <= final_ms and found != truth.get(time_ms)
+    }  # fmt: skip
+    missing = [
+        time_ms for time_ms in truth
+        if times[0] <= time_ms <= asked_at * 1000 and time_ms not in candles
+        and not any(gap["start"] <= time_ms / 1000 < gap["end"] for gap in gaps)
+    ]  # fmt: skip
+
+    def what() -> str:
+        [at, found] = next(iter(wrong.items()), (0, ()))
+        of_wrong = f"{len(wrong)} wrong, like {at}: {found} for {truth.get(at)}; " if wrong else ""
+        return (f"{seen.key} asked for at {asked_at:.3f}: {of_wrong}{len(times)} held, "
+                f"missing {missing[:3]}")  # fmt: skip
+
+    verdicts.truth.check(not wrong and not missing and len(times) == limit, what)
+
+
+def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -> None:
+    """`usable_at` is when the exchange last gave an answer that this key may be made of."""
+    over_s = seen.expires_at - (usable_at + ttl_s)
+    verdict.check(
+        over_s <= EXPIRY_SLACK_S,
+        lambda: f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late",
+    )
+
+
+# --- judging what is sent to Redis ---
+
+
+class TransactionJudge:
+    """Judges the transactions of the services, as MONITOR shows them, in their order."""
+
+    def __init__(self, verdicts: Verdicts, timeframes: Iterable[str], log_key: str) -> None:
+        self._verdicts, self._timeframes, self._log_key = verdicts, set(timeframes), log_key
+        self._open: dict[str, list[list[str]]] = {}  # by client: its transaction so far
+        self.missed()
+
+    def missed(self) -> None:
+        """Something may not have been seen: what came before is not known any more."""
+        self._open.clear()
+        self._set: dict[str, set[str]] = defaultdict(set)  # by timeframe: written since published
+        self._since_all: set[str] | None = None  # timeframes that were published; None: unknown
+
+    def feed(self, line: str) -> None:
+        """One line of MONITOR."""
+        client = line.partition("]")[0].rpartition(" ")[2]
+        words = [re.sub(r"\\(.)", r"\1", word)
+                 for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]  # fmt: skip
+        name = words[0].upper() if words else ""
+        if name == "MULTI":
+            self._open[client] = []
+        elif name == "EXEC":
+            self.judge(self._open.pop(client, []))
+        elif client in self._open:
+            self._open[client].append(words)
+
+    def judge(self, commands: Sequence[Sequence[str]]) -> None:
+        """One transaction, all of it done."""
+        done: Counter[tuple[str, str]] = Counter()
+        said: Counter[tuple[str, str]] = Counter()
+        for name, *words in commands:
+            match name.upper():
+                case "SET":
+                    done["cache_write", words[0]] += 1
+                    self._set[words[0].split(":")[-1]].add(words[0].split(":")[2])
+                case "PUBLISH":
+                    done["publish", words[0]] += 1
+                    self._judge_publish(words[0].split(":")[-1], json.loads(words[1]))
+                case "XADD" if words[0] == self._log_key:
+                    fields = words[words.index("*") + 1 :]
+                    entry = dict(zip(fields[::2], fields[1::2], strict=True))
+                    said[entry["type"], entry["channel"]] += entry["type"] != "error"
+        if done or said:
+            self._verdicts.log.check(
+                done == +said, lambda: f"done {dict(done - said)}, said {dict(said - done)}"
+            )
+
+    def _judge_publish(self, name: str, update: dict[str, Any]) -> None:
+        publishes = self._verdicts.publishes
+        if name != "all":
+            unwritten = set(update["symbols"]) - self._set[name]
+            publishes.check(not unwritten, lambda: f"{name}: {sorted(unwritten)} not written")
+            self._set[name].clear()
+            if self._since_all is not None:
+                self._since_all.add(name)
+            return
+        if self._since_all is not None:
+            lacks = self._timeframes - self._since_all
+            publishes.check(not lacks, lambda: f"all, without {sorted(lacks)}")
+        self._since_all = set()
+
+
+# --- judging what the exchange was asked ---
+
+
+def judge_holds(
+    verdict: Verdict, asked: Sequence[Asked], woken_at: Callable[[str], list[float]]
+) -> None:
+    """Who was told to wait has not asked again; who woke up meanwhile may end what it was at."""
+    for service in {each.service for each in asked}:
+        own = [each for each in asked if each.service == service]
+        woken = woken_at(service)
+        for told in own:
+            if not told.hold_s:
+                continue
+            first, last = told.at + IN_FLIGHT_S, told.at + told.hold_s - CLOCK_SLACK_S
+            early = [
+                each.at for each in own if first < each.at < last
+                and not any(0 <= each.at - at < IN_FLIGHT_S for at in woken)
+            ]  # fmt: skip
+            verdict.check(not early, lambda early=early, told=told: (  # type: ignore[misc]
+                f"{told.service} was told at {told.at:.3f} to wait {told.hold_s:.0f} s, and asked "
+                f"at {', '.join(f'{at:.3f}' for at in early[:3])}"
+            ))  # fmt: skip
+
+
+def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_LIMIT) -> None:
+    """Of all services together, as the exchange counts an address."""
+    window: deque[Asked] = deque()
+    used = 0
+    for each in sorted(asked):
+        window.append(each)
+        used += each.weight
+        while window[0].at <= each.at - 60:
+            used -= window.popleft().weight
+        verdict.check(used <= limit, lambda at=each.at, used=used: (  # type: ignore[misc]
+            f"{used} in the 60 s before {at:.3f}"
+        ))  # fmt: skip
+
+
+# --- judging processes ---
+
+
+class Sample(NamedTuple):
+    at: float
+    memory: int  # resident bytes
+    threads: int
+
+
+def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) -> None:
+    """The last quarter of a life against its second one."""
+    if not samples or samples[-1].at - samples[0].at < MIN_LIFE_S:
+        return
+    quarter = len(samples) // 4
+    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
+    memory = [statistics.median(sample.memory for sample in part) for part in (early, late)]
+    threads = [max(sample.threads for sample in part) for part in (early, late)]
+    verdict.check(
+        memory[1] <= memory[0] * MEMORY_SLACK + MEMORY_SLACK_B
+        and threads[1] <= threads[0] + THREADS_SLACK,
+        lambda: f"{service}: {memory[0]:.0f} B, then {memory[1]:.0f}; threads {threads}",
+    )
+
+
+# --- looking ---
+
+
+class Checker(threading.Thread):
+    """Looks at Redis and at the processes twice a second, from `start` until `stop`."""
+
+    def __init__(
+        self, url: str, exchange: Exchange, record: Record, verdicts: Verdicts,
+        symbols: Sequence[str], timeframes: Sequence[Timeframe], limit: int,
+        processes: Callable[[], Mapping[str, int]],
+    ) -> None:  # fmt: skip
+        """`processes` gives the pid of each service that runs, by its name."""
+        super().__init__(name="checker", daemon=True)
+        self._client = redis_log.connect(url)
+        self._exchange, self._record, self._verdicts = exchange, record, verdicts
+        self._symbols, self._timeframes, self._limit = symbols, timeframes, limit
+        self._processes = processes
+        self._samples: dict[str, list[Sample]] = defaultdict(list)
+        self._ended = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._ended.wait(LOOK_S):
+                self.look()
+                self._sample()
+        except Exception as error:  # a checker that died must not look like one that found nothing
+            self.error = error
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join(10)
+        for service, samples in self._samples.items():
+            judge_flatness(self._verdicts.flat, service, samples)
+
+    def read(self) -> dict[str, Seen]:
+        """All series and prices that are there, at one instant; nothing if Redis does not answer.
+        """
+        keys = [ohlcv_key(s, t.name) for s in self._symbols for t in self._timeframes]
+        keys += [price_key(symbol) for symbol in self._symbols]
+        pipeline: Any = self._client.pipeline(transaction=True)
+        pipeline.time()
+        pipeline.mget(keys)
+        for key in keys:
+            pipeline.pttl(key)
+        try:
+            (seconds, micros), values, *left_ms = pipeline.execute()
+        except redis.RedisError:
+            return {}
+        now = seconds + micros / 1e6
+        return {
+            key: Seen(key, value, now, now + left / 1000 if left >= 0 else math.inf)
+            for key, value, left in zip(keys, values, left_ms, strict=True) if value is not None
+        }  # fmt: skip
+
+    def look(self) -> None:
+        seen = self.read()
+        for symbol in self._symbols:
+            for timeframe in self._timeframes:
+                if found := seen.get(ohlcv_key(symbol, timeframe.name)):
+                    truth = self._truth(symbol, timeframe.name)
+                    judge_series(self._verdicts, found, timeframe, truth, self._record, self._limit)
+                    usable_at = self._record.usable_at(symbol, timeframe.name)
+                    judge_expiry(self._verdicts.expiry, found, timeframe.ttl_s, usable_at)
+            if found := seen.get(price_key(symbol)):
+                usable_at = self._record.usable_at(symbol, "")
+                judge_expiry(self._verdicts.expiry, found, PRICE_TTL_S, usable_at)
+
+    def _truth(self, symbol: str, timeframe: str) -> Truth:
+        # An hour more than is held: a gap lets a series reach further back.
+        rows = self._exchange.klines(symbol, timeframe, self._limit + 60)
+        return {row[0]: tuple(float(text) for text in row[1:6]) for row in rows}
+
+    def _sample(self) -> None:
+        for service, pid in self._processes().items():
+            try:
+                process = psutil.Process(pid)
+                sample = Sample(time.time(), process.memory_info().rss, process.num_threads())
+            except psutil.Error:
+                continue  # it has just ended
+            self._samples[service].append(sample)
+
+    def judge_freshness(self, since: float, within_s: Mapping[str, float]) -> None:
+        """Wait until each series was asked for after `since`, at most so long by timeframe."""
+        waiting = {(s, t) for s in self._symbols for t in self._timeframes}
+        while waiting:
+            seen, now = self.read(), time.time()
+            for symbol, timeframe in sorted(waiting):
+                found = seen.get(ohlcv_key(symbol, timeframe.name))
+                fresh = found is not None and found.expires_at - timeframe.ttl_s >= since
+                late = now > since + within_s[timeframe.name]
+                if fresh or late:
+                    waiting.discard((symbol, timeframe))
+                    self._verdicts.fresh.check(fresh, lambda s=symbol, t=timeframe: (  # type: ignore[misc]
+                        f"{s} {t.name} not within {within_s[t.name]:.1f} s of {since:.3f}"
+                    ))  # fmt: skip
+            time.sleep(0.1)
+
+
+class Listener(threading.Thread):
+    """Listens to all that Redis is told (MONITOR), from `start` until `stop`."""
+
+    def __init__(self, url: str, judge: TransactionJudge) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._client, self._judge = redis_log.connect(url), judge
+        self._ended = threading.Event()
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            self._judge.missed()
+            try:
+                with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
+                    while not self._ended.is_set():
+                        self._judge.feed(str(monitor.connection.read_response()))
+            except redis.RedisError:
+                self._ended.wait(0.05)  # Redis is away, or has nothing to tell
+            except Exception as error:
+                self.error = error
+                return
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join(10)

@@ -1,0 +1,132 @@
+"""What was done in a run, written down by those who did it: which faults were on, who asked the
+exchange for what and what it was told. Judges nothing. Instants are epoch seconds."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from binance_client import HOLD_S
+from demo import faults, rules
+from demo.exchange import Exchange
+from demo.faults import Fault, Reply
+
+# An answer with one of these may not be used, so it makes nothing fresh. (`late`, `revised`,
+# `gap` and `lagging` are answers that nobody can tell from right ones.)
+SPOILING = frozenset(faults.KINDS) - {
+    *faults.REFUSALS, *faults.CANDLES, *faults.WIRE, "used_weight", "lagging",
+}  # fmt: skip
+
+
+@dataclass
+class Span:
+    """A fault of the exchange, of one symbol or (None) of all, and when it was on."""
+
+    kind: str
+    symbol: str | None
+    begun_at: float
+    ended_at: float = math.inf
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def concerns(self, symbol: str) -> bool:
+        return self.symbol in (None, symbol)
+
+
+class Asked(NamedTuple):
+    """One request of a `service`, and what it was told. `hold_s` is for how long it was told to
+    ask no more; `usable` whether the answer was one to be believed."""
+
+    at: float
+    service: str
+    symbols: tuple[str, ...]
+    interval: str  # "" for prices
+    weight: int
+    hold_s: float
+    usable: bool
+
+
+class Record:
+    def __init__(self) -> None:
+        # Guards all below: the storm, the exchange's connections and the checker share it.
+        self._lock = threading.Lock()
+        self._spans: list[Span] = []
+        self._asked: list[Asked] = []
+        self._usable_at: dict[tuple[str, str], float] = {}  # by symbol and interval
+        self._woken_at: dict[str, list[float]] = defaultdict(list)  # by service
+
+    def begin(self, kind: str, symbol: str | None, at: float, **detail: Any) -> Span:
+        span = Span(kind, symbol, at, detail=detail)
+        with self._lock:
+            self._spans.append(span)
+        return span
+
+    def end(self, span: Span) -> None:
+        with self._lock:
+            span.ended_at = time.time()
+
+    def spans(self, *kinds: str) -> list[Span]:
+        with self._lock:
+            return [span for span in self._spans if span.kind in kinds]
+
+    def spoils(self, symbols: tuple[str, ...]) -> bool:
+        """Whether a fault is on that makes the candles of one of `symbols` useless."""
+        with self._lock:
+            return any(span.kind in SPOILING and span.ended_at == math.inf
+                       and any(span.concerns(symbol) for symbol in symbols)
+                       for span in self._spans)  # fmt: skip
+
+    def ask(self, asked: Asked) -> None:
+        with self._lock:
+            self._asked.append(asked)
+            for symbol in asked.symbols if asked.usable else ():
+                self._usable_at[symbol, asked.interval] = asked.at
+
+    def asked(self) -> list[Asked]:
+        """In the order of their answers."""
+        with self._lock:
+            return list(self._asked)
+
+    def usable_at(self, symbol: str, interval: str) -> float:
+        """When an answer that may be used was last asked for; -inf if there was none."""
+        with self._lock:
+            return self._usable_at.get((symbol, interval), -math.inf)
+
+    def held_until(self, service: str) -> float:
+        with self._lock:
+            return max((a.at + a.hold_s for a in self._asked if a.service == service), default=0.0)
+
+    def wake(self, service: str) -> None:
+        """`service` was stopped (SIGSTOP) until now."""
+        with self._lock:
+            self._woken_at[service].append(time.time())
+
+    def woken_at(self, service: str) -> list[float]:
+        with self._lock:
+            return list(self._woken_at[service])
+
+
+class Door(Exchange):
+    """A port of the exchange `behind` it, for one service alone: so it is known who asks."""
+
+    def __init__(self, behind: Exchange, record: Record, service: str) -> None:
+        super().__init__()
+        self._behind, self._record, self._service = behind, record, service
+
+    def serve(self, method: str, path: str, query: str, address: str) -> tuple[Reply, Fault | None]:
+        call, at = rules.read_call(method, path, query), time.time()
+        spoiled = self._record.spoils(call.symbols)
+        reply, wire = self._behind.serve(method, path, query, address)
+        spoiled = spoiled and self._record.spoils(call.symbols)  # and not only for a part of it
+        told = wire is None and reply.status in HOLD_S
+        hold_s = float(reply.headers.get("Retry-After", HOLD_S[reply.status])) if told else 0.0
+        usable = reply.status == 200 and wire is None and not (call.interval and spoiled)
+        if not call.interval and not path.endswith("ticker/24hr"):
+            usable = False
+        self._record.ask(
+            Asked(at, self._service, call.symbols, call.interval, call.weight, hold_s, usable)
+        )
+        return reply, wire

@@ -1,0 +1,328 @@
+"""What goes wrong, at random from a seed: rounds of faults of the exchange, of Redis and of the
+service at once, each followed by a calm in which all must become fresh again. Judges only what it
+sees itself: exit codes, and what the services log of defects."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from demo import faults
+from demo.exchange import Exchange
+from market_data import LEADER_KEY, Settings, Timeframe
+from tests.chaos.checker import Checker, Verdicts
+from tests.chaos.record import Door, Record, Span
+from tests.conftest import RedisServer, Service, free_port
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT",
+           "DOGEUSDT", "AVAXUSDT", "LINKUSDT", "DOTUSDT", "LTCUSDT")  # fmt: skip
+# Short, so that much happens in little time. Eight workers, so that the requests on their way of
+# two services are fewer than what the exchange bans for (REFUSALS_TO_BAN).
+ENVIRON = {
+    "SYMBOLS": ",".join(SYMBOLS), "TIMEFRAMES": "1m:2:10,5m:3:15,1h:4:20", "CANDLE_LIMIT": "60",
+    "LEADER_TTL": "3", "REQUEST_TIMEOUT": "1", "MAX_WORKERS": "8",
+}  # fmt: skip
+SETTINGS = Settings.from_env(ENVIRON)
+
+BEGIN_WITHIN_S = 3.0  # of a round, all of its faults
+LAST_S = (1.0, 5.0)  # a fault
+CALM_S = 3.0  # after all is fresh again, for the checker to look at it
+ROUND_S = 22.0  # at most, usually: no round begins when less is left
+LONG_HOLD_S = 70.0  # what no_retry_after costs: the service then waits a minute
+START_S = 5.0  # until a new process is at work, on a busy machine
+BUSY_S = 4.0  # by which a busy machine may delay a refresh
+EXIT_S = 15.0  # the service takes up to 4 s to end; the rest is the machine's
+
+# A revision of more than the last candle would be of one that was final; of the rest the defaults
+# are too long for a storm of minutes.
+_DETAILS: dict[str, dict[str, Any]] = {
+    "hold": {"seconds": 4}, "ban": {"seconds": 6}, "used_weight": {"weight": 200},
+    "revised": {"candles": 1}, "lagging": {"seconds": 45}, "huge": {"megabytes": 6},
+    "drip": {"seconds": 0.2},
+}  # fmt: skip
+_STATUSES = (400, 404, 451, 500, 502, 503)
+_REDIS = ("kill", "pause", "empty", "slow", "full")
+_SERVICE = ("kill", "pause", "terminate", "second")
+
+
+class Deck:
+    """Deals each card once in a random order, then again."""
+
+    def __init__(self, rng: random.Random, cards: tuple[str, ...]) -> None:
+        self._rng, self._cards, self._left = rng, cards, [""] * 0
+
+    def deal(self) -> str:
+        if not self._left:
+            self._left = self._rng.sample(self._cards, len(self._cards))
+        return self._left.pop()
+
+
+class Fleet:
+    """The services: one that should always run, and at times a second. Each process has a name
+    and a door of the exchange."""
+
+    def __init__(
+        self, folder: Path, url: str, exchange: Exchange, record: Record, verdicts: Verdicts
+    ) -> None:
+        self._folder, self._url, self._exchange = folder, url, exchange
+        self._record, self._verdicts = record, verdicts
+        self._running: dict[str, Service] = {}  # by name; replaced, never changed: others look
+        self._all: list[Service] = []
+        self._doors: list[Door] = []
+
+    def start(self) -> str:
+        name = f"service{len(self._all)}"
+        door = Door(self._exchange, self._record, name).start()
+        self._doors.append(door)
+        environ = {**ENVIRON, "REDIS_URL": self._url, "BINANCE_BASE_URL": door.url,
+                   "HEALTH_PORT": str(free_port())}  # fmt: skip
+        service = Service(self._folder / f"{name}.log", [], environ)
+        self._all.append(service)
+        self._running = {**self._running, name: service}
+        return name
+
+    def names(self) -> list[str]:
+        return list(self._running)
+
+    def pids(self) -> dict[str, int]:
+        return {name: service.process.pid for name, service in self._running.items()}
+
+    def kill(self, name: str) -> None:
+        service = self._leave(name)
+        service.process.kill()
+        service.process.wait()
+
+    def pause(self, name: str) -> None:
+        self._running[name].process.send_signal(signal.SIGSTOP)
+
+    def wake(self, name: str) -> None:
+        if name in self._running:
+            self._running[name].process.send_signal(signal.SIGCONT)
+            self._record.wake(name)
+
+    def terminate(self, name: str) -> None:
+        """With SIGTERM, as soon as it has started."""
+        service = self._leave(name)
+        give_up_at = time.monotonic() + START_S
+        while not service.lines("event=start ") and time.monotonic() < give_up_at:
+            time.sleep(0.05)
+        service.process.send_signal(signal.SIGTERM)
+        try:
+            code: int | None = service.process.wait(EXIT_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        self._verdicts.exits.check(code == 0, lambda: f"{name}: {code} within {EXIT_S:.0f} s")
+
+    def _leave(self, name: str) -> Service:
+        service = self._running[name]
+        self._running = {n: other for n, other in self._running.items() if n != name}
+        return service
+
+    def judge_logs(self) -> None:
+        for service in self._all:
+            bad = service.lines("event=bug") + service.lines("Traceback")
+            self._verdicts.bugs.check(not bad, lambda s=service, bad=bad: (  # type: ignore[misc]
+                f"{s.log.name}: {bad[0]}"
+            ))  # fmt: skip
+
+    def end(self) -> None:
+        """Kill what is left."""
+        for service in self._all:
+            if service.process.poll() is None:
+                service.process.kill()
+                service.process.wait()
+        for door in self._doors:
+            door.stop()
+
+
+Event = tuple[float, Callable[[], None]]  # when, of a round, and what to do
+
+
+class Storm:
+    def __init__(
+        self, seed: int, seconds: float, server: RedisServer, exchange: Exchange, fleet: Fleet,
+        record: Record, checker: Checker,
+    ) -> None:  # fmt: skip
+        self._rng = random.Random(seed)
+        self._seconds, self._server, self._exchange = seconds, server, exchange
+        self._fleet, self._record, self._checker = fleet, record, checker
+        self._redis, self._services = Deck(self._rng, _REDIS), Deck(self._rng, _SERVICE)
+        self._faults = Deck(self._rng, tuple(faults.KINDS))
+        self._began = time.monotonic()
+        self.done: Counter[str] = Counter()
+
+    def run(self) -> None:
+        self._fleet.start()
+        self._calm(START_S)
+        while self._left_s() > ROUND_S:
+            self._round()
+        for name in self._fleet.names():
+            self._fleet.terminate(name)
+
+    def _left_s(self) -> float:
+        return self._seconds - (time.monotonic() - self._began)
+
+    def _round(self) -> None:
+        events: list[Event] = []
+        kinds = {self._faults.deal() for _ in range(self._rng.randint(2, 5))}
+        if kinds & {*faults.REFUSALS} and kinds & {*faults.WIRE}:
+            kinds -= {*faults.WIRE}  # who does not hear that it is banned asks on, rightly
+        if self._left_s() < ROUND_S + LONG_HOLD_S:
+            kinds.discard("no_retry_after")
+        for kind in sorted(kinds):
+            events += self._of_exchange(kind)
+        if self._rng.random() < 0.7:
+            events += self._of_redis(self._redis.deal())
+        touched = self._rng.random() < 0.7
+        if touched:
+            events += self._of_service(self._services.deal())
+        began = time.monotonic()
+        for at, act in sorted(events, key=lambda event: event[0]):
+            time.sleep(max(0.0, began + at - time.monotonic()))
+            act()
+        if not self._fleet.names():
+            self._fleet.start()
+        self._calm(SETTINGS.leader_ttl + 1 + START_S if touched else 0.0)
+
+    def _calm(self, more_s: float) -> None:
+        """From here on nothing is wrong: all must be fresh after one refresh, the one under way
+        not counted, and `more_s`."""
+        held_until = max(self._record.held_until(name) for name in self._fleet.names())
+        if (held_s := held_until - time.time()) > 0:
+            self._say(f"calm, on hold for {held_s:.1f} s")
+            time.sleep(held_s)
+        within_s = {t.name: self._refresh_s(t) + more_s for t in SETTINGS.timeframes}
+        since = time.time()
+        self._checker.judge_freshness(since, within_s)
+        self._say(f"calm, all judged after {time.time() - since:.1f} s")
+        time.sleep(CALM_S)
+
+    @staticmethod
+    def _refresh_s(timeframe: Timeframe) -> float:
+        return 2 * timeframe.refresh_s + SETTINGS.refresh_offset_ms / 1000 + BUSY_S
+
+    def _say(self, what: str) -> None:
+        print(f"{time.monotonic() - self._began:6.1f} s  {what}", flush=True)
+
+    def _span(self) -> tuple[float, float]:
+        """When of a round something begins and ends."""
+        begin = self._rng.uniform(0, BEGIN_WITHIN_S)
+        return begin, begin + self._rng.uniform(*LAST_S)
+
+    def _doing(self, what: str, act: Callable[[], None]) -> Callable[[], None]:
+        def do() -> None:
+            self._say(what)
+            self.done[what.split(",")[0]] += 1
+            act()
+
+        return do
+
+    # what goes wrong
+
+    def _of_exchange(self, kind: str) -> Iterator[Event]:
+        begin_at, end_at = self._span()
+        some = kind not in faults.REFUSALS and self._rng.random() < 0.4
+        symbol = self._rng.choice(SYMBOLS) if some else None
+        detail = dict(_DETAILS.get(kind, {}))
+        if kind == "status":
+            detail["status"] = self._rng.choice(_STATUSES)
+        if kind == "gap":
+            detail["start"] = time.time() - self._rng.uniform(2, 20) * 60
+            detail["end"] = detail["start"] + self._rng.uniform(1, 5) * 60
+
+        on: list[tuple[int, Span]] = []
+
+        def begin() -> None:  # while the record has it, the exchange has it too
+            at = time.time()
+            number = self._exchange.fault(kind, symbol=symbol, **detail)
+            on.append((number, self._record.begin(kind, symbol, at, **detail)))
+
+        def end() -> None:
+            [(number, span)] = on
+            self._record.end(span)
+            self._exchange.clear(number)
+
+        shown = f"exchange {kind}, {symbol or 'all'}, for {end_at - begin_at:.1f} s"
+        yield begin_at, self._doing(f"{shown} {detail or ''}".rstrip(), begin)
+        yield end_at, end
+
+    def _of_redis(self, kind: str) -> Iterator[Event]:
+        begin_at, end_at = self._span()
+        server = self._server
+        client: Any = server.client
+        shown = f"redis {kind}, for {end_at - begin_at:.1f} s"
+        match kind:
+            case "kill":
+                yield begin_at, self._doing(shown, server.kill)
+                yield end_at, server.start
+            case "pause":
+                yield begin_at, self._doing(shown, server.pause)
+                yield end_at, server.resume
+            case "empty":
+                yield begin_at, self._doing("redis empty", client.flushall)
+            case "slow":  # it runs a tenth of the time
+                yield begin_at, self._doing(shown, server.pause)
+                at = begin_at + 0.18
+                while at < end_at:
+                    yield at, server.resume
+                    yield at + 0.02, server.pause
+                    at += 0.2
+                yield end_at + 0.2, server.resume
+            case "full":
+                yield begin_at, self._doing(shown, lambda: client.config_set("maxmemory", "1"))
+                yield end_at, lambda: client.config_set("maxmemory", "0")
+
+    def _of_service(self, kind: str) -> Iterator[Event]:
+        begin_at, end_at = self._span()
+        match kind:
+            case "second":  # it comes, and goes with the next that is killed or terminated
+                if len(self._fleet.names()) == 1:
+                    yield begin_at, self._doing("service second", self._start)
+            case "pause":
+                paused: list[str] = []
+                shown = f"service pause, for {end_at - begin_at:.1f} s"
+                yield begin_at, self._doing(shown, lambda: paused.append(self._victim()))
+                yield begin_at, lambda: self._fleet.pause(paused[0])
+                yield end_at, lambda: self._fleet.wake(paused[0])
+            case "kill":
+                yield begin_at, self._doing("service kill", lambda: self._end(self._fleet.kill))
+                yield end_at, self._start_if_none
+            case "terminate":
+                act = self._fleet.terminate
+                yield begin_at, self._doing("service terminate", lambda: self._end(act))
+                yield end_at, self._start_if_none
+
+    def _start(self) -> None:
+        self._fleet.start()
+
+    def _start_if_none(self) -> None:
+        if not self._fleet.names():
+            self._start()
+
+    def _end(self, how: Callable[[str], None]) -> None:
+        """In the second half of the run the oldest lives on, for its memory to be judged."""
+        name = self._victim()
+        if self._left_s() < self._seconds / 2:
+            if len(self._fleet.names()) == 1:
+                self._start()
+            name = self._fleet.names()[-1]
+        how(name)
+
+    def _victim(self) -> str:
+        """Who leads, as far as it can be known, else the oldest."""
+        try:
+            token = str(self._server.client.get(LEADER_KEY))
+        except redis.RedisError:
+            token = ""
+        for name, pid in self._fleet.pids().items():
+            if f":{pid}:" in token:
+                return name
+        return self._fleet.names()[0]
