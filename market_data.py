@@ -436,6 +436,13 @@ class RefreshLoop(threading.Timer):
 
 # --- service ---
 
+
+def _bare(error: BinanceError) -> BinanceError:
+    """`error` without what it was raised in, whose variables hold answers of up to 5 MB."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 Results = dict[str, Series | Price | BinanceError]  # by Redis key
 
 
@@ -544,7 +551,7 @@ class MarketData:
             asked_at = boot_s()
             candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at)
         except BinanceError as error:
-            return {key: error}
+            return {key: _bare(error)}
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
@@ -571,7 +578,7 @@ class MarketData:
             tickers = self._binance.tickers(symbols, give_up_at)
         except BinanceError as error:
             if error.code != binance.UNKNOWN_SYMBOL or len(symbols) == 1:
-                return {price_key(symbol): error for symbol in symbols}
+                return {price_key(symbol): _bare(error) for symbol in symbols}
             half = len(symbols) // 2  # and so on, to learn which one it is
             first = self._fetch_prices(symbols[:half], give_up_at)
             return first | self._fetch_prices(symbols[half:], give_up_at)
@@ -668,8 +675,10 @@ class MarketData:
             of_all = Update.of_all([last[name].without(gone[name]) for name in names])
         batch = self._logged.batch()
         for key, entry in entries.items():
-            if (left_s := entry.expires_at - now) > 0:
-                batch.cache_write(key, entry.json(), left_s, entry.summary())
+            text, summary = entry.json(), entry.summary()
+            # Looked at only now: this thread may have been stopped since (SIGSTOP, a suspension).
+            if (left_s := entry.expires_at - boot_s()) > 0:
+                batch.cache_write(key, text, left_s, summary)
         for key, reason in errors.items():
             batch.error(key, reason)
         for name in updates:

@@ -8,6 +8,7 @@ import random
 import re
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -536,6 +537,22 @@ class TestFaults:
         assert fake.get("market:price:ETHUSDT") == before
         assert "older" in service.health()[1]["prices"]["failing"]["ETHUSDT"]
 
+    def test_a_failure_that_is_remembered_holds_nothing_of_the_answer(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        """Which may be of 5 MB, for each series and price."""
+        service = make()
+        turn(service)
+        exchange.fault("huge", megabytes=6)
+        tracemalloc.start()
+        try:
+            turn(service)
+            held_bytes, peak_bytes = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(service._failing) == 6
+        assert peak_bytes > 5e6 and held_bytes < 1e6
+
     def test_words_of_the_exchange_reach_no_log_unescaped(
         self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
         caplog: pytest.LogCaptureFixture,
@@ -657,6 +674,24 @@ class TestRedisAway:
         service.keep()
         assert not data_keys(fake)
         assert service.health()[1]["status"] == "down"
+
+    def test_a_stop_in_the_middle_of_a_commit_lengthens_no_life(
+        self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As by SIGSTOP, for less than the lease's time."""
+        service = make()
+        json_of = Series.json
+
+        def stopped_here(held: Series) -> str:
+            time.sleep(0.3)
+            return json_of(held)
+
+        monkeypatch.setattr(Series, "json", stopped_here)
+        turn(service)
+        for symbol in service.settings.symbols:
+            key = f"market:ohlcv:{symbol}:5m"
+            left_s = service._held[key].expires_at - market_data.boot_s()
+            assert fake.pttl(key) / 1000 == pytest.approx(left_s, abs=0.05)
 
     def test_a_publish_names_only_what_can_be_read(
         self, make: Callable[..., MarketData], exchange: Exchange, fake: Any

@@ -49,6 +49,7 @@ def run(seconds: float, seed: int, folder: Path) -> int:
         storm.run()
         checker.stop()
         listener.stop()
+        checker.judge_lives()
         judge_holds(verdicts.holds, record.asked(), record.woken_at)
         judge_weight(verdicts.weight, record.asked())
         fleet.judge_logs()

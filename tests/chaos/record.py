@@ -15,10 +15,10 @@ from demo import faults, rules
 from demo.exchange import Exchange
 from demo.faults import Fault, Reply
 
-# An answer with one of these may not be used, so it makes nothing fresh. (`late`, `revised`,
-# `gap` and `lagging` are answers that nobody can tell from right ones.)
+# Candles with one of these may not be used, so they make nothing fresh. (`late`, `revised`, `gap`
+# and `lagging` are answers that nobody can tell from right ones; `price_zero` is of prices.)
 SPOILING = frozenset(faults.KINDS) - {
-    *faults.REFUSALS, *faults.CANDLES, *faults.WIRE, "used_weight", "lagging",
+    *faults.REFUSALS, *faults.CANDLES, *faults.WIRE, "used_weight", "lagging", "price_zero",
 }  # fmt: skip
 
 
