@@ -139,6 +139,8 @@ def as_seen(
 
 def spoil(reply: Reply, fault: Fault) -> None:
     """Change an answer without errors into what a fault of the reply makes of it."""
+    if fault.kind in (*_ROWS, *_FIELDS) and not _has_fields(reply.value):
+        return
     match fault.kind:
         case "status":  # an HTTP `status` with an error `code` and `msg` in JSON
             reply.status = int(fault.number("status", 500))
@@ -169,9 +171,19 @@ def spoil(reply: Reply, fault: Fault) -> None:
         case "future":  # all rows are moved on by `seconds`
             for fields in reply.value:
                 for column in (0, 6):
-                    fields[column] += int(fault.number("seconds", market.DAY_S) * 1000)
+                    if isinstance(fields[column], int):
+                        fields[column] += int(fault.number("seconds", market.DAY_S) * 1000)
         case kind if kind in _FIELDS:
             _spoil_field(reply.value, fault)
+
+
+def _has_fields(value: Any) -> bool:
+    """False once another fault has left no rows and no tickers."""
+    entries = value if isinstance(value, list) else [value]
+    return all(
+        "symbol" in entry if isinstance(entry, dict) else isinstance(entry, list) and len(entry) > 6
+        for entry in entries
+    )
 
 
 def _spoil_field(value: Any, fault: Fault) -> None:

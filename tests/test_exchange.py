@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -575,6 +576,19 @@ def test_details_choose_what_is_wrong(exchange: Exchange, client: Client) -> Non
         value = value["msg"] if kind == "status" else value
         value = value[-1][0] if kind == "not_json_number" else value
         assert (answer.status_code, value) == seen
+
+
+@pytest.mark.parametrize("path", ["klines", "ticker/24hr"])
+def test_any_two_faults_of_an_answer_go_together(
+    exchange: Exchange, client: Client, path: str
+) -> None:
+    """There is an answer, whatever it is."""
+    params = KLINES if path == "klines" else {"symbols": '["BTCUSDT","ETHUSDT"]'}
+    for two in permutations(SEEN.keys() - {"hold", "ban"}, 2):
+        for kind in two:
+            exchange.fault(kind, **DETAIL.get(kind, {}))
+        assert client.get(path, **params).status_code
+        exchange.clear()
 
 
 def test_late_candles_become_final(exchange: Exchange, client: Client, clock: Clock) -> None:

@@ -38,8 +38,7 @@ IN_FLIGHT_S = 1.0  # as long as one may take (REQUEST_TIMEOUT)
 # The clocks of exchange and service are one, but Retry-After is counted by two of its kinds.
 CLOCK_SLACK_S = 0.1
 MIN_LIFE_S = 20.0  # of a process whose memory can be judged: the first quarter fills its caches
-MEMORY_SLACK = 1.10  # times the second quarter's: garbage that is not collected yet
-MEMORY_SLACK_B = 3_000_000
+MEMORY_SLACK_B = 16_000_000  # three of the largest answers, which workers may hold just now
 THREADS_SLACK = 2  # an HTTP answer, a worker that was not needed before
 
 Truth = Mapping[int, tuple[float, ...]]  # by open time in ms: open, high, low, close, volume
@@ -269,7 +268,7 @@ def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) ->
     memory = [statistics.median(sample.memory for sample in part) for part in (early, late)]
     threads = [max(sample.threads for sample in part) for part in (early, late)]
     verdict.check(
-        memory[1] <= memory[0] * MEMORY_SLACK + MEMORY_SLACK_B
+        memory[1] <= memory[0] + MEMORY_SLACK_B
         and threads[1] <= threads[0] + THREADS_SLACK,
         lambda: f"{service}: {memory[0]:.0f} B, then {memory[1]:.0f}; threads {threads}",
     )

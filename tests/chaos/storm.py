@@ -49,6 +49,7 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "drip": {"seconds": 0.2},
 }  # fmt: skip
 _STATUSES = (400, 404, 451, 500, 502, 503)
+_REACH = ("gone", "delisted", "halted")  # what is no fault of its answers
 _REDIS = ("kill", "pause", "empty", "slow", "full")
 _SERVICE = ("kill", "pause", "terminate", "second")
 
@@ -57,7 +58,8 @@ class Deck:
     """Deals each card once in a random order, then again."""
 
     def __init__(self, rng: random.Random, cards: tuple[str, ...]) -> None:
-        self._rng, self._cards, self._left = rng, cards, [""] * 0
+        self._rng, self._cards = rng, cards
+        self._left: list[str] = []
 
     def deal(self) -> str:
         if not self._left:
@@ -126,6 +128,15 @@ class Fleet:
         self._running = {n: other for n, other in self._running.items() if n != name}
         return service
 
+    def close_doors(self) -> None:
+        """Nobody reaches the exchange."""
+        for door in self._doors:
+            door.stop()
+
+    def open_doors(self) -> None:
+        for door in self._doors:
+            door.start()
+
     def judge_logs(self) -> None:
         for service in self._all:
             bad = service.lines("event=bug") + service.lines("Traceback")
@@ -139,8 +150,7 @@ class Fleet:
             if service.process.poll() is None:
                 service.process.kill()
                 service.process.wait()
-        for door in self._doors:
-            door.stop()
+        self.close_doors()
 
 
 Event = tuple[float, Callable[[], None]]  # when, of a round, and what to do
@@ -155,7 +165,7 @@ class Storm:
         self._seconds, self._server, self._exchange = seconds, server, exchange
         self._fleet, self._record, self._checker = fleet, record, checker
         self._redis, self._services = Deck(self._rng, _REDIS), Deck(self._rng, _SERVICE)
-        self._faults = Deck(self._rng, tuple(faults.KINDS))
+        self._faults = Deck(self._rng, (*faults.KINDS, *_REACH))
         self._began = time.monotonic()
         self.done: Counter[str] = Counter()
 
@@ -178,7 +188,7 @@ class Storm:
         if self._left_s() < ROUND_S + LONG_HOLD_S:
             kinds.discard("no_retry_after")
         for kind in sorted(kinds):
-            events += self._of_exchange(kind)
+            events += self._of_reach(kind) if kind in _REACH else self._of_exchange(kind)
         if self._rng.random() < 0.7:
             events += self._of_redis(self._redis.deal())
         touched = self._rng.random() < 0.7
@@ -253,6 +263,22 @@ class Storm:
         shown = f"exchange {kind}, {symbol or 'all'}, for {end_at - begin_at:.1f} s"
         yield begin_at, self._doing(f"{shown} {detail or ''}".rstrip(), begin)
         yield end_at, end
+
+    def _of_reach(self, kind: str) -> Iterator[Event]:
+        begin_at, end_at = self._span()
+        symbol, exchange = self._rng.choice(SYMBOLS), self._exchange
+        shown = f"exchange {kind}, {symbol}, for {end_at - begin_at:.1f} s"
+        match kind:
+            case "gone":
+                shown = f"exchange gone, for {end_at - begin_at:.1f} s"
+                yield begin_at, self._doing(shown, self._fleet.close_doors)
+                yield end_at, self._fleet.open_doors
+            case "delisted":
+                yield begin_at, self._doing(shown, lambda: exchange.delist(symbol))
+                yield end_at, lambda: exchange.list(symbol)
+            case "halted":
+                yield begin_at, self._doing(shown, lambda: exchange.halt(symbol))
+                yield end_at, lambda: exchange.resume(symbol)
 
     def _of_redis(self, kind: str) -> Iterator[Event]:
         begin_at, end_at = self._span()

@@ -212,7 +212,7 @@ class TestAsked:
 
 class TestFlatness:
     @pytest.mark.parametrize(
-        ("memory", "threads", "fine"), [(0, 0, True), (500_000, 0, False), (0, 1, False)]
+        ("memory", "threads", "fine"), [(0, 0, True), (2_000_000, 0, False), (0, 1, False)]
     )
     def test_growth(self, verdicts: Verdicts, memory: int, threads: int, fine: bool) -> None:
         samples = [Sample(n, 50_000_000 + n * memory, 10 + n * threads) for n in range(40)]
