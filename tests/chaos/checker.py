@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -25,7 +26,7 @@ import redis
 import redis_log
 from binance_client import TIMEFRAME_MS, WEIGHT_LIMIT
 from demo.exchange import Exchange
-from market_data import PRICE_TTL_S, Timeframe, ohlcv_key, price_key
+from market_data import LEADER_KEY, PRICE_TTL_S, Timeframe, ohlcv_key, price_key
 from tests.chaos.record import Asked, Record
 
 LOOK_S = 0.5  # twice a second
@@ -37,7 +38,7 @@ EXPIRY_SLACK_S = 0.25
 IN_FLIGHT_S = 1.0  # as long as one may take (REQUEST_TIMEOUT)
 # The clocks of exchange and service are one, but Retry-After is counted by two of its kinds.
 CLOCK_SLACK_S = 0.1
-MIN_LIFE_S = 20.0  # of a process whose memory can be judged: the first quarter fills its caches
+MIN_SAMPLES = 24  # of a process that can be judged: in the first quarter it fills its caches
 MEMORY_SLACK_B = 16_000_000  # three of the largest answers, which workers may hold just now
 THREADS_SLACK = 2  # an HTTP answer, a worker that was not needed before
 
@@ -254,14 +255,13 @@ def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_L
 
 
 class Sample(NamedTuple):
-    at: float
     memory: int  # resident bytes
     threads: int
 
 
 def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) -> None:
     """The last quarter of a life against its second one."""
-    if not samples or samples[-1].at - samples[0].at < MIN_LIFE_S:
+    if len(samples) < MIN_SAMPLES:
         return
     quarter = len(samples) // 4
     early, late = samples[quarter : 2 * quarter], samples[-quarter:]
@@ -351,13 +351,14 @@ class Checker(threading.Thread):
         return {row[0]: tuple(float(text) for text in row[1:6]) for row in rows}
 
     def _sample(self) -> None:
-        for service, pid in self._processes().items():
-            try:
-                process = psutil.Process(pid)
-                sample = Sample(time.time(), process.memory_info().rss, process.num_threads())
-            except psutil.Error:
-                continue  # it has just ended
-            self._samples[service].append(sample)
+        """Only who leads: one that stands by has not yet what it needs."""
+        with suppress(redis.RedisError, psutil.Error):  # Redis is away, or it has just ended
+            leader = str(self._client.get(LEADER_KEY))
+            for service, pid in self._processes().items():
+                if f":{pid}:" in leader:
+                    process = psutil.Process(pid)
+                    sample = Sample(process.memory_info().rss, process.num_threads())
+                    self._samples[service].append(sample)
 
     def judge_freshness(self, since: float, within_s: Mapping[str, float]) -> None:
         """Wait until each series was asked for after `since`, at most so long by timeframe."""

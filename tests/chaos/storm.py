@@ -49,6 +49,9 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "drip": {"seconds": 0.2},
 }  # fmt: skip
 _STATUSES = (400, 404, 451, 500, 502, 503)
+# Always on: for so long after its close a candle is not final. Less than two refreshes of any.
+LATE_S = 3
+_CARDS = tuple(kind for kind in faults.KINDS if kind != "late")
 _REACH = ("gone", "delisted", "halted")  # what is no fault of its answers
 _REDIS = ("kill", "pause", "empty", "slow", "full")
 _SERVICE = ("kill", "pause", "terminate", "second")
@@ -165,11 +168,13 @@ class Storm:
         self._seconds, self._server, self._exchange = seconds, server, exchange
         self._fleet, self._record, self._checker = fleet, record, checker
         self._redis, self._services = Deck(self._rng, _REDIS), Deck(self._rng, _SERVICE)
-        self._faults = Deck(self._rng, (*faults.KINDS, *_REACH))
+        self._faults = Deck(self._rng, (*_CARDS, *_REACH))
         self._began = time.monotonic()
         self.done: Counter[str] = Counter()
 
     def run(self) -> None:
+        self._exchange.fault("late", seconds=LATE_S)
+        self._fleet.start()
         self._fleet.start()
         self._calm(START_S)
         while self._left_s() > ROUND_S:
@@ -183,15 +188,17 @@ class Storm:
     def _round(self) -> None:
         events: list[Event] = []
         kinds = {self._faults.deal() for _ in range(self._rng.randint(2, 5))}
-        if kinds & {*faults.REFUSALS} and kinds & {*faults.WIRE}:
-            kinds -= {*faults.WIRE}  # who does not hear that it is banned asks on, rightly
+        if not any(asked.hold_s for asked in self._record.asked()):
+            kinds.add(self._rng.choice(tuple(faults.REFUSALS)))  # also in a short run
+        if kinds & {*faults.REFUSALS}:
+            kinds -= {*faults.WIRE, "gone"}  # who does not hear that it is banned asks on, rightly
         if self._left_s() < ROUND_S + LONG_HOLD_S:
             kinds.discard("no_retry_after")
         for kind in sorted(kinds):
             events += self._of_reach(kind) if kind in _REACH else self._of_exchange(kind)
-        if self._rng.random() < 0.7:
+        if self._rng.random() < 0.9:
             events += self._of_redis(self._redis.deal())
-        touched = self._rng.random() < 0.7
+        touched = self._rng.random() < 0.8
         if touched:
             events += self._of_service(self._services.deal())
         began = time.monotonic()

@@ -215,12 +215,12 @@ class TestFlatness:
         ("memory", "threads", "fine"), [(0, 0, True), (2_000_000, 0, False), (0, 1, False)]
     )
     def test_growth(self, verdicts: Verdicts, memory: int, threads: int, fine: bool) -> None:
-        samples = [Sample(n, 50_000_000 + n * memory, 10 + n * threads) for n in range(40)]
+        samples = [Sample(50_000_000 + n * memory, 10 + n * threads) for n in range(40)]
         judge_flatness(verdicts.flat, "a", samples)
         assert verdicts.flat.fine == fine
 
     def test_a_short_life_tells_nothing(self, verdicts: Verdicts) -> None:
-        judge_flatness(verdicts.flat, "a", [Sample(n, 10**n, n) for n in range(9)])
+        judge_flatness(verdicts.flat, "a", [Sample(10**n, n) for n in range(9)])
         assert verdicts.flat.checks == 0
 
 
