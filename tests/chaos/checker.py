@@ -53,15 +53,13 @@ class Verdict:
         self.shown: list[str] = []
         self._lock = threading.Lock()
 
-    def check(self, kept: bool, what: Callable[[], str]) -> bool:
-        """Count a check; if the promise is not `kept`, `what` says how."""
-        text = "" if kept else what()
+    def check(self, kept: bool, what: str) -> None:
+        """Count a check; `what` says how the promise is broken if it is not `kept`."""
         with self._lock:
             self.checks += 1
             self.broken += not kept
-            if text and len(self.shown) < SHOWN:
-                self.shown.append(text)
-        return kept
+            if not kept and len(self.shown) < SHOWN:
+                self.shown.append(what)
 
     @property
     def fine(self) -> bool:
@@ -110,7 +108,7 @@ def judge_series(
         and all(a < b for a, b in pairwise(times))  # fmt: skip
     verdicts.order.check(
         rising and times[-1] <= seen.now * 1000 and all(t % step_ms == 0 for t in times),
-        lambda: f"{seen.key} at {seen.now:.3f}: {times[-3:]}",
+        f"{seen.key} at {seen.now:.3f}: {times[-3:]}",
     )
     # At least when it was asked for, if its key does not outlive its TTL.
     asked_at = seen.expires_at - timeframe.ttl_s - EXPIRY_SLACK_S
@@ -129,13 +127,12 @@ def judge_series(
         and not any(gap["start"] <= time_ms / 1000 < gap["end"] for gap in gaps)
     ]  # fmt: skip
 
-    def what() -> str:
-        [at, found] = next(iter(wrong.items()), (0, ()))
-        of_wrong = f"{len(wrong)} wrong, like {at}: {found} for {truth.get(at)}; " if wrong else ""
-        return (f"{seen.key} asked for at {asked_at:.3f}: {of_wrong}{len(times)} held, "
-                f"missing {missing[:3]}")  # fmt: skip
-
-    verdicts.truth.check(not wrong and not missing and len(times) == limit, what)
+    examples = {time_ms: (found, truth.get(time_ms)) for time_ms, found in [*wrong.items()][:1]}
+    verdicts.truth.check(
+        not wrong and not missing and len(times) == limit,
+        f"{seen.key} asked for at {asked_at:.3f}: {len(times)} held, missing {missing[:3]}, "
+        f"wrong {len(wrong)}, like (found, right) {examples}",
+    )
 
 
 def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -> None:
@@ -143,7 +140,7 @@ def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -
     over_s = seen.expires_at - (usable_at + ttl_s)
     verdict.check(
         over_s <= EXPIRY_SLACK_S,
-        lambda: f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late",
+        f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late",
     )
 
 
@@ -181,35 +178,43 @@ class TransactionJudge:
         """One transaction, all of it done."""
         done: Counter[tuple[str, str]] = Counter()
         said: Counter[tuple[str, str]] = Counter()
+        published: set[str] = set()
         for name, *words in commands:
             match name.upper():
                 case "SET":
                     done["cache_write", words[0]] += 1
-                    self._set[words[0].split(":")[-1]].add(words[0].split(":")[2])
+                    _, _, symbol, *timeframe = words[0].split(":")
+                    if timeframe:
+                        self._set[timeframe[0]].add(symbol)
+                        self._verdicts.publishes.check(
+                            timeframe[0] not in published, f"{words[0]} comes after it"
+                        )
                 case "PUBLISH":
                     done["publish", words[0]] += 1
-                    self._judge_publish(words[0].split(":")[-1], json.loads(words[1]))
+                    update = json.loads(words[1])
+                    published.add(update.get("timeframe", "all"))
+                    self._judge_publish(words[0].split(":")[-1], update)
                 case "XADD" if words[0] == self._log_key:
                     fields = words[words.index("*") + 1 :]
                     entry = dict(zip(fields[::2], fields[1::2], strict=True))
                     said[entry["type"], entry["channel"]] += entry["type"] != "error"
         if done or said:
             self._verdicts.log.check(
-                done == +said, lambda: f"done {dict(done - said)}, said {dict(said - done)}"
+                done == +said, f"done {dict(done - said)}, said {dict(said - done)}"
             )
 
     def _judge_publish(self, name: str, update: dict[str, Any]) -> None:
         publishes = self._verdicts.publishes
         if name != "all":
             unwritten = set(update["symbols"]) - self._set[name]
-            publishes.check(not unwritten, lambda: f"{name}: {sorted(unwritten)} not written")
+            publishes.check(not unwritten, f"{name}: {sorted(unwritten)} not written")
             self._set[name].clear()
             if self._since_all is not None:
                 self._since_all.add(name)
             return
         if self._since_all is not None:
             lacks = self._timeframes - self._since_all
-            publishes.check(not lacks, lambda: f"all, without {sorted(lacks)}")
+            publishes.check(not lacks, f"all, without {sorted(lacks)}")
         self._since_all = set()
 
 
@@ -231,10 +236,11 @@ def judge_holds(
                 each.at for each in own if first < each.at < last
                 and not any(0 <= each.at - at < IN_FLIGHT_S for at in woken)
             ]  # fmt: skip
-            verdict.check(not early, lambda early=early, told=told: (  # type: ignore[misc]
+            verdict.check(
+                not early,
                 f"{told.service} was told at {told.at:.3f} to wait {told.hold_s:.0f} s, and asked "
-                f"at {', '.join(f'{at:.3f}' for at in early[:3])}"
-            ))  # fmt: skip
+                f"at {', '.join(f'{at:.3f}' for at in early[:3])}",
+            )
 
 
 def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_LIMIT) -> None:
@@ -246,9 +252,7 @@ def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_L
         used += each.weight
         while window[0].at <= each.at - 60:
             used -= window.popleft().weight
-        verdict.check(used <= limit, lambda at=each.at, used=used: (  # type: ignore[misc]
-            f"{used} in the 60 s before {at:.3f}"
-        ))  # fmt: skip
+        verdict.check(used <= limit, f"{used} in the 60 s before {each.at:.3f}")
 
 
 # --- judging processes ---
@@ -270,7 +274,7 @@ def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) ->
     verdict.check(
         memory[1] <= memory[0] + MEMORY_SLACK_B
         and threads[1] <= threads[0] + THREADS_SLACK,
-        lambda: f"{service}: {memory[0]:.0f} B, then {memory[1]:.0f}; threads {threads}",
+        f"{service}: {memory[0]:.0f} B, then {memory[1]:.0f}; threads {threads}",
     )
 
 
@@ -371,9 +375,10 @@ class Checker(threading.Thread):
                 late = now > since + within_s[timeframe.name]
                 if fresh or late:
                     waiting.discard((symbol, timeframe))
-                    self._verdicts.fresh.check(fresh, lambda s=symbol, t=timeframe: (  # type: ignore[misc]
-                        f"{s} {t.name} not within {within_s[t.name]:.1f} s of {since:.3f}"
-                    ))  # fmt: skip
+                    promised_s = within_s[timeframe.name]
+                    self._verdicts.fresh.check(
+                        fresh, f"{symbol} {timeframe.name} not {promised_s:.1f} s after {since:.3f}"
+                    )
             time.sleep(0.1)
 
 

@@ -124,7 +124,7 @@ class Fleet:
             code: int | None = service.process.wait(EXIT_S)
         except subprocess.TimeoutExpired:
             code = None
-        self._verdicts.exits.check(code == 0, lambda: f"{name}: {code} within {EXIT_S:.0f} s")
+        self._verdicts.exits.check(code == 0, f"{name}: {code} within {EXIT_S:.0f} s")
 
     def _leave(self, name: str) -> Service:
         service = self._running[name]
@@ -143,9 +143,7 @@ class Fleet:
     def judge_logs(self) -> None:
         for service in self._all:
             bad = service.lines("event=bug") + service.lines("Traceback")
-            self._verdicts.bugs.check(not bad, lambda s=service, bad=bad: (  # type: ignore[misc]
-                f"{s.log.name}: {bad[0]}"
-            ))  # fmt: skip
+            self._verdicts.bugs.check(not bad, f"{service.log.name}: {bad[:1]}")
 
     def end(self) -> None:
         """Kill what is left."""

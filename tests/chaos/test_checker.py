@@ -132,7 +132,7 @@ def logged(type_: str, channel: str) -> str:
 
 
 def published(name: str, *symbols: str) -> str:
-    update = json.dumps({"symbols": symbols}).replace('"', '\\"')
+    update = json.dumps({"timeframe": name, "symbols": symbols}).replace('"', '\\"')
     return f'"PUBLISH" "market:update:{name}" "{update}"'
 
 
@@ -155,12 +155,18 @@ class TestTransactions:
     def test_a_publish_without_its_write(
         self, verdicts: Verdicts, judge: TransactionJudge
     ) -> None:
-        for _ in range(2):  # what was written for the first is none for the second
-            for line in monitored(published("1m", "BTCUSDT"), written("BTCUSDT")):
-                judge.feed(line)
-            judge.feed(monitored(published("1m", "BTCUSDT", "ETHUSDT"))[1])  # not in a transaction
+        first = monitored(written("BTCUSDT"), published("1m", "BTCUSDT"))
+        for line in [*first, *monitored(published("1m", "BTCUSDT"))]:
+            judge.feed(line)
         assert verdicts.publishes.broken == 1
         assert verdicts.publishes.shown == ["1m: ['BTCUSDT'] not written"]
+
+    def test_a_publish_before_its_write(
+        self, verdicts: Verdicts, judge: TransactionJudge
+    ) -> None:
+        for line in monitored(published("1m", "ETHUSDT"), written("BTCUSDT")):
+            judge.feed(line)
+        assert verdicts.publishes.shown[1:] == ["market:ohlcv:BTCUSDT:1m comes after it"]
 
     def test_an_all_without_each(self, verdicts: Verdicts, judge: TransactionJudge) -> None:
         for line in monitored(published("all")) * 2:  # before the first one, nobody knows
@@ -227,7 +233,7 @@ class TestFlatness:
 def test_a_verdict_without_checks_is_a_failure() -> None:
     verdict = Verdict("something")
     looked_at = Verdict("something else")
-    looked_at.check(True, lambda: "")
+    looked_at.check(True, "")
     assert (verdict.fine, looked_at.fine) == (False, True)
 
 
