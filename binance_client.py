@@ -319,11 +319,7 @@ class BinanceClient:
             if error.code != UNKNOWN_SYMBOL:
                 raise
             info = self._get("exchangeInfo", {}, 10, give_up_at)
-        try:
-            statuses = {str(entry["symbol"]): str(entry["status"]) for entry in info["symbols"]}
-        except (TypeError, KeyError) as error:
-            raise BadResponse("an exchangeInfo without its list of symbols") from error
-        return {symbol: statuses[symbol] for symbol in symbols if symbol in statuses}
+        return parse_listing(info, symbols)
 
     def server_time(self, give_up_at: float = math.inf) -> int:
         """The exchange's clock in ms UTC. Weight 1."""
@@ -448,6 +444,7 @@ def _excerpt(body: bytes) -> str:
     return repr(body[:40].decode("latin-1")) + ("..." if len(body) > 40 else "")
 
 
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _FIVE_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){4}")
 
 
@@ -497,14 +494,24 @@ def parse_tickers(
 
 
 def _parse_ticker(row: Any, now_ms: int) -> Ticker | BadResponse:
-    try:
-        figures = [float(row[name]) for name in ("lastPrice", "priceChangePercent", "volume")]
-        close_ms = row["closeTime"]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        return BadResponse(f"a ticker without its numbers: {error!r}"[:100])
+    texts = [row.get(name) for name in ("lastPrice", "priceChangePercent", "volume")]
+    if not all(type(text) is str and _NUMBER.fullmatch(text) for text in texts):
+        return BadResponse(f"a ticker not made of numbers: {str(texts)[:80]}")
+    figures, close_ms = [float(text) for text in texts], row.get("closeTime")
     price, change24h, volume = figures
     if not (all(map(math.isfinite, figures)) and price > 0 and volume >= 0):
         return BadResponse(f"a ticker that cannot be: {figures}")
     if type(close_ms) is not int or not 0 < close_ms <= now_ms + CLOCK_SKEW_MS:
         return BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
     return Ticker(price, change24h, volume, close_ms)
+
+
+def parse_listing(info: Any, symbols: Sequence[str]) -> dict[str, str]:
+    """Of an exchangeInfo the status of each of `symbols` that is in it."""
+    entries = info.get("symbols") if isinstance(info, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise BadResponse("an exchangeInfo without its list of symbols")
+    named = [(entry.get("symbol"), entry.get("status")) for entry in entries]
+    if not all(type(text) is str for entry in named for text in entry):
+        raise BadResponse("an exchangeInfo with a symbol that has no name or no status")
+    return {symbol: status for symbol, status in named if symbol in symbols}

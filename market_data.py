@@ -338,12 +338,15 @@ def join(
 ) -> tuple[list[int], list[str]] | None:
     """Times and texts of `held` with its newest part replaced by `candles`, at most `limit`.
 
-    None if something may be missing: they do not overlap, they end before what is held, or they
+    None if something may be missing: they do not begin with one of `held` or leave out what may
+    have been revised since (its newest or the one before), they end before what is held, or they
     have a gap that `held` has not. Then only reading the whole series can tell.
     """
     times, texts = encode(candles)
     start = bisect_left(held.times, times[0])
-    if start == len(held.times) or held.times[start] != times[0] or times[-1] < held.times[-1]:
+    if start > max(0, len(held.times) - 2) or held.times[start] != times[0]:
+        return None
+    if times[-1] < held.times[-1]:
         return None
     known = set(pairwise(held.times[start:]))
     if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(times)):

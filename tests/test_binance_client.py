@@ -23,6 +23,7 @@ from binance_client import (
     Stopped,
     Ticker,
     parse_klines,
+    parse_listing,
     parse_tickers,
 )
 from tests.conftest import Clock
@@ -202,6 +203,16 @@ class TestClient:
         responses.get(url, json=listed)
         found = client.exchange_info(["BTCUSDT", "OPUSDT", "NOUSDT"])
         assert found == {"BTCUSDT": "TRADING", "OPUSDT": "BREAK"}
+
+    @pytest.mark.parametrize(
+        "info",
+        [None, [], {}, {"symbols": {}}, {"symbols": ""}, {"symbols": [7]}, {"symbols": [{}]},
+         {"symbols": [{"symbol": "BTCUSDT", "status": None}]},
+         {"symbols": [{"symbol": ["BTCUSDT"], "status": "TRADING"}]}],
+    )  # fmt: skip
+    def test_a_listing_of_another_shape_is_refused(self, info: Any) -> None:
+        with pytest.raises(BadResponse, match="exchangeInfo"):
+            parse_listing(info, ["BTCUSDT"])
 
     @responses.activate
     def test_server_time(self, client: BinanceClient) -> None:
@@ -415,7 +426,9 @@ class TestParseTickers:
         "bad",
         [{"lastPrice": "0.00"}, {"lastPrice": "NaN"}, {"lastPrice": "inf"}, {"lastPrice": None},
          {"volume": "-1"}, {"volume": []}, {"priceChangePercent": "nan"}, {"closeTime": "now"},
-         {"closeTime": NOW + 3_600_000}, {"closeTime": True}, {"closeTime": 0}],
+         {"closeTime": NOW + 3_600_000}, {"closeTime": True}, {"closeTime": 0},
+         {"lastPrice": True}, {"lastPrice": 2.5}, {"lastPrice": "1_0"}, {"lastPrice": " 2.5"},
+         {"lastPrice": "\u0661"}, {"lastPrice": "+1"}, {"volume": "1e5"}, {"volume": "9" * 400}],
     )  # fmt: skip
     def test_a_bad_ticker_harms_no_other(self, bad: dict[str, Any]) -> None:
         found = parse_tickers([ticker("ETHUSDT", **bad), ticker()], ["BTCUSDT", "ETHUSDT"], NOW)

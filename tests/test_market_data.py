@@ -135,12 +135,13 @@ class TestJoin:
         assert self.joined(series(1, 2, 3, 4), 3, 4, 5) == [1, 2, 3, 4, 5]
         assert self.joined(series(1, 2, 3, 4), 3, 4, 5, limit=4) == [2, 3, 4, 5]
         assert self.joined(series(1), 1) == [1]
-        times, texts = join(series(1, 2), [candle(2, close=9.0)], STEP, 500) or ([], [])
+        times, texts = join(series(1, 2), [candle(1), candle(2, close=9.0)], STEP, 500) or ([], [])
         assert json.loads(texts[1])["close"] == 9.0 and len(times) == 2
 
     def test_what_may_hide_a_missing_candle_does_not_join(self) -> None:
         assert self.joined(series(1, 2, 3), 5, 6) is None  # no overlap
         assert self.joined(series(1, 2, 3), 4, 5) is None  # adjacent: was 3 final?
+        assert self.joined(series(1, 2, 3), 3, 4, 5) is None  # nor is it known that 2 was
         assert self.joined(series(1, 2, 3), 1, 2) is None  # ends before what is held
         assert self.joined(series(1, 2, 3), 2, 3, 5) is None  # a new gap
         assert self.joined(series(2, 3, 4), 1, 2, 3, 4, 5) is None  # begins before
