@@ -545,6 +545,28 @@ class TestParsers:
             assert_promised_tickers(found, rows)
 
 
+    @pytest.mark.parametrize("value", [*ODD_TEXTS, *ODD_TIMES, None], ids=lambda v: repr(v)[:12])
+    def test_each_field_with_each_odd_value(self, value: Any) -> None:
+        for field in range(6):
+            row = [NOW, "2.0", "4.0", "1.0", "3.0", "5.5", 0, "1", 7, "1", "2", "0"]
+            row[field] = value
+            with suppress(BadResponse):
+                assert_promised_candles(parse_klines([row], "5m", NOW), [row])
+        for name in ("lastPrice", "priceChangePercent", "volume", "closeTime"):
+            good = {"lastPrice": "2", "priceChangePercent": "-1", "volume": "9", "closeTime": NOW}
+            rows = [{"symbol": "BTCUSDT", **good, name: value}]
+            assert_promised_tickers(parse_tickers(rows, SYMBOLS, NOW), rows)
+        url = "http://127.0.0.1"
+        client = BinanceClient(url, RateLimiter(), wait=lambda _: False)
+        with responses.RequestsMock() as server:
+            server.get(f"{url}/api/v3/time", json.dumps({"serverTime": value}))
+            server.get(f"{url}/api/v3/klines", json.dumps({"code": value, "msg": ""}), status=400)
+            with suppress(BadResponse):
+                assert client.server_time() == value and type(value) is int
+            with pytest.raises(BinanceError):
+                client.klines("BTCUSDT", "5m", 5)
+
+
 # --- the client: any answer at all ---
 
 DEPTHS = [1, 100, 900, 950, *range(970, 1000, 5), 1200, 100_000]
