@@ -53,7 +53,7 @@ _STATUSES = (400, 404, 451, 500, 502, 503)
 LATE_S = 3
 _CARDS = tuple(kind for kind in faults.KINDS if kind != "late")
 _REACH = ("gone", "delisted", "halted")  # what is no fault of its answers
-_REDIS = ("kill", "pause", "empty", "slow", "full")
+_REDIS = ("kill", "pause", "empty", "slow", "full", "evicting")
 _SERVICE = ("kill", "pause", "terminate", "second")
 
 
@@ -188,10 +188,10 @@ class Storm:
         kinds = {self._faults.deal() for _ in range(self._rng.randint(2, 5))}
         if not any(asked.hold_s for asked in self._record.asked()):
             kinds.add(self._rng.choice(tuple(faults.REFUSALS)))  # also in a short run
-        if kinds & {*faults.REFUSALS}:
-            kinds -= {*faults.WIRE, "gone"}  # who does not hear that it is banned asks on, rightly
         if self._left_s() < ROUND_S + LONG_HOLD_S:
             kinds.discard("no_retry_after")
+        if kinds & {*faults.REFUSALS, "no_retry_after"}:
+            kinds -= {*faults.WIRE, "gone"}  # who does not hear that it is banned asks on, rightly
         for kind in sorted(kinds):
             events += self._of_reach(kind) if kind in _REACH else self._of_exchange(kind)
         if self._rng.random() < 0.9:
@@ -310,6 +310,18 @@ class Storm:
             case "full":
                 yield begin_at, self._doing(shown, lambda: client.config_set("maxmemory", "1"))
                 yield end_at, lambda: client.config_set("maxmemory", "0")
+            case "evicting":  # it forgets whatever it likes
+
+                def evict() -> None:
+                    client.config_set("maxmemory-policy", "allkeys-random")
+                    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 0.9))
+
+                def keep() -> None:
+                    client.config_set("maxmemory", "0")
+                    client.config_set("maxmemory-policy", "noeviction")
+
+                yield begin_at, self._doing(shown, evict)
+                yield end_at, keep
 
     def _of_service(self, kind: str) -> Iterator[Event]:
         begin_at, end_at = self._span()
