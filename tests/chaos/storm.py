@@ -194,8 +194,7 @@ class Storm:
             kinds -= {*faults.WIRE, "gone"}  # who does not hear that it is banned asks on, rightly
         for kind in sorted(kinds):
             events += self._of_reach(kind) if kind in _REACH else self._of_exchange(kind)
-        if self._rng.random() < 0.9:
-            events += self._of_redis(self._redis.deal())
+        events += self._of_redis(self._redis.deal())
         touched = self._rng.random() < 0.8
         if touched:
             events += self._of_service(self._services.deal())
