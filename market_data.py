@@ -748,7 +748,8 @@ class MarketData:
             return False
         with self._lock:
             before, self._leader = self._leader, holder
-            slept = tried_at - before_at > self.settings.leader_ttl
+            # Longer than the lease lasts and than a try at a Redis that hangs.
+            slept = tried_at - before_at > self.settings.leader_ttl + 2 * redis_log.SOCKET_TIMEOUT_S
             passed_on = holder != before and (before or holder != self.token)
             if slept or passed_on:  # what is in memory may be older than what another one wrote
                 for memory in (self._held, self._failing, self._unwritten, self._unlogged,
