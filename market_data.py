@@ -1084,7 +1084,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     run = once if arguments.once else check if arguments.check else serve
     with suppress(AttributeError):  # another C library than glibc
-        ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
+        libc.mallopt(-3, 1_000_000)  # M_MMAP_THRESHOLD: else one huge answer keeps tens of MB
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends what is begun; serve has its own
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())
