@@ -413,7 +413,9 @@ class RefreshLoop(threading.Timer):
         # Until when (monotonic) silence is no hang. The loop writes it, the main thread reads
         # it; one float needs no lock.
         self.silent_until = math.inf
-        self.at_once = False  # set by the main thread: do not wait for the next tick
+        # Do not wait for the next tick. Whoever learns that another instance leads, or no longer
+        # leads, sets it, this loop clears it; one flag needs no lock.
+        self.at_once = False
 
     def run(self) -> None:
         while not self.finished.is_set():
@@ -496,7 +498,7 @@ class MarketData:
     def refresh(self, timeframe: Timeframe) -> bool:
         """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn.
         False if nothing could be read."""
-        if self._stands_by():
+        if self.stands_by():
             return True
         started = time.monotonic()
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
@@ -661,7 +663,7 @@ class MarketData:
 
     def _send(self, again: bool = True) -> bool:
         """The body of `commit`. Called with _commit_lock held."""
-        if self._stands_by():
+        if self.stands_by():
             return False
         names = [timeframe.name for timeframe in self.settings.timeframes]
         with self._lock:
@@ -767,7 +769,7 @@ class MarketData:
         with suppress(redis.RedisError):
             self._redis.eval(_RELEASE, 1, LEADER_KEY, self.token)
 
-    def _stands_by(self) -> bool:
+    def stands_by(self) -> bool:
         """Whether another instance leads."""
         with self._lock:
             return self._leader not in ("", self.token)
@@ -958,7 +960,8 @@ def once(settings: Settings) -> int:
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     started = time.monotonic()
     service.claim()
-    if (leader := service.health()[1]["leader"]) not in (None, service.token):
+    if service.stands_by():
+        leader = service.health()[1]["leader"]
         raise RuntimeError(f"--once: {leader} is running and keeps Redis filled")
     for timeframe in settings.timeframes:
         service.refresh(timeframe)

@@ -243,7 +243,7 @@ class LoggedRedis(_LoggedOperations):
             try:
                 answers = pipeline.execute(raise_on_error=False)
             except redis.WatchError:
-                raise Fenced(f"{fence and fence[0]} has changed") from None
+                raise Fenced("the fence has changed since it was looked at") from None
         first, last = len(writes), len(writes) + len(log)
         refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
         return answers[:first] + answers[last:], refused

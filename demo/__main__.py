@@ -64,12 +64,15 @@ def start_all(settings: dict[str, str]) -> dict[str, Program]:
     """The service, and once its Redis listens, those that live off it."""
     service = start("service", "market_data.py", "--embedded-redis", settings=settings)
     programs = {"service": service}
-    port = int(settings["REDIS_URL"].split(":")[2].split("/")[0])
-    while service.poll() is None and not _listens(port):
+    while service.poll() is None and not _listens(_redis_port(settings)):
         time.sleep(0.05)
     for label, module in CONSUMERS.items():
         programs[label] = start(label, "-m", module, settings=settings)
     return programs
+
+
+def _redis_port(settings: dict[str, str]) -> int:
+    return int(settings["REDIS_URL"].split(":")[2].split("/")[0])
 
 
 def _listens(port: int) -> bool:
@@ -79,7 +82,7 @@ def _listens(port: int) -> bool:
 
 def explain(exchange: Exchange, settings: dict[str, str]) -> None:
     redis_url, dashboard = settings["REDIS_URL"], f"http://127.0.0.1:{settings['DASHBOARD_PORT']}"
-    redis_cli = f".venv/bin/redis-cli -p {redis_url.split(':')[2].split('/')[0]}"
+    redis_cli = f".venv/bin/redis-cli -p {_redis_port(settings)}"
     say("demo", f"open {dashboard}/ and {dashboard}/status in a browser")
     say("demo", "look at it from another terminal, in this folder:")
     for command in (
