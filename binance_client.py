@@ -14,10 +14,11 @@ import random
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPResponse
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import requests
@@ -86,7 +87,8 @@ class Stopped(BinanceError):
 
 
 class Candle(NamedTuple):
-    """`timestamp` is the open time in ms UTC, `volume` is in units of the base coin."""
+    """`timestamp` is the open time in ms UTC, `volume` is in units of the base coin; `row` is the
+    exchange's own row as JSON, without its brackets."""
 
     timestamp: int
     open: float
@@ -94,15 +96,27 @@ class Candle(NamedTuple):
     low: float
     close: float
     volume: float
+    row: str = ""
 
 
 class Ticker(NamedTuple):
-    """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC."""
+    """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC. `row` is
+    the exchange's own object as JSON."""
 
     price: float
     change24h: float
     volume: float
     timestamp: int
+    row: str = ""
+
+
+class Listing(NamedTuple):
+    """What the exchange says of symbols: by symbol its status ("TRADING", "BREAK", ...) and its own
+    object as JSON; `rules` is the rest of the answer, the same for all symbols."""
+
+    statuses: dict[str, str]
+    rows: dict[str, str]
+    rules: dict[str, Any]
 
 
 # --- how much may be asked ---
@@ -287,6 +301,14 @@ class BinanceClient:
         self._user_agent, self._wall_clock = user_agent, wall_clock
         self._wait = wait or threading.Event().wait
         self._local = threading.local()  # a Session is not made to be shared by threads
+        # Guards the count: workers add, health threads copy.
+        self._lock = threading.Lock()
+        self._answers: Counter[str] = Counter()  # by HTTP status; "none" if no answer came
+
+    def answers(self) -> dict[str, int]:
+        """How many requests were answered with each HTTP status, "none" for those that were not."""
+        with self._lock:
+            return dict(self._answers)
 
     def klines(
         self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
@@ -310,9 +332,9 @@ class BinanceClient:
             rows = self._get("ticker/24hr", {"symbols": _list_param(symbols)}, 1, give_up_at)
             return parse_tickers(rows, symbols, self._now_ms())
 
-    def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> dict[str, str]:
-        """The status ("TRADING", "BREAK", ...) of each of `symbols` that is listed. Weight 10;
-        20 if one is not, because then the whole list has to be asked for."""
+    def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
+        """What is said of those of `symbols` that are listed. Weight 10; 20 if one is not, because
+        then the whole list has to be asked for."""
         try:
             info = self._get("exchangeInfo", {"symbols": _list_param(symbols)}, 10, give_up_at)
         except Rejected as error:
@@ -359,9 +381,13 @@ class BinanceClient:
                 f"{self._base_url}/api/v3/{path}", params=params, timeout=timeout_s,
                 allow_redirects=False, stream=True,
             ) as response:  # fmt: skip
+                self._count(str(response.status_code))
                 self._obey_limits(response)  # before its body, which may never come
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
-        except (requests.RequestException, HTTPError, OSError) as error:
+        except requests.RequestException as error:
+            self._count("none")
+            raise Retryable(_network_reason(error)) from error
+        except (HTTPError, OSError) as error:
             raise Retryable(_network_reason(error)) from error
         if len(body) > MAX_ANSWER_BYTES:
             raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
@@ -371,6 +397,10 @@ class BinanceClient:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
+
+    def _count(self, status: str) -> None:
+        with self._lock:
+            self._answers[status] += 1
 
     def _session(self) -> requests.Session:
         """This thread's own session."""
@@ -404,7 +434,14 @@ def _naming(symbol: str) -> Iterator[None]:
 
 
 def _list_param(symbols: Sequence[str]) -> str:
-    return json.dumps(list(symbols), separators=(",", ":"))
+    return _json(list(symbols))
+
+
+def _json(value: Any) -> str:
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except ValueError as error:
+        raise BadResponse("an answer with a number that is not finite") from error
 
 
 # --- what the answers say ---
@@ -457,7 +494,9 @@ def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
         raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
     candles: list[Candle] = []
     previous_ms, step_ms = -1, TIMEFRAME_MS[timeframe]
-    for row in rows:
+    # As many as rows, unless one is no list or has brackets inside, which is found below.
+    texts = _json(rows)[2:-2].split("],[")
+    for row, text in zip_longest(rows, texts):
         if not isinstance(row, list) or len(row) < KLINE_FIELDS:
             raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
         open_ms, numbers = row[0], row[1:6]
@@ -467,14 +506,13 @@ def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
             raise _bad_candle(open_ms, "not in order")
         if open_ms > now_ms + CLOCK_SKEW_MS:
             raise _bad_candle(open_ms, "from the future, by this machine's clock")
-        texts = all(type(number) is str for number in numbers)
-        if not texts or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
+        strings = all(type(number) is str for number in numbers)
+        if not strings or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
             raise _bad_candle(open_ms, f"not made of numbers: {str(numbers)[:80]}")
-        candle = Candle(open_ms, *map(float, numbers))
-        _, opened, high, low, close, volume = candle
+        opened, high, low, close, volume = map(float, numbers)
         if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
             raise _bad_candle(open_ms, f"contradicts itself: {str(numbers)[:80]}")
-        candles.append(candle)
+        candles.append(Candle(open_ms, opened, high, low, close, volume, text))
         previous_ms = open_ms
     return candles
 
@@ -490,28 +528,39 @@ def parse_tickers(
     if not isinstance(rows, list):
         raise BadResponse("not a list of tickers")
     by_symbol = {str(row.get("symbol")): row for row in rows if isinstance(row, dict)}
-    return {symbol: _parse_ticker(by_symbol.get(symbol, {}), now_ms) for symbol in symbols}
+    found: dict[str, Ticker | BadResponse] = {}
+    for symbol in symbols:
+        try:
+            found[symbol] = _parse_ticker(by_symbol.get(symbol, {}), now_ms)
+        except BadResponse as error:
+            found[symbol] = error
+    return found
 
 
-def _parse_ticker(row: Any, now_ms: int) -> Ticker | BadResponse:
+def _parse_ticker(row: Any, now_ms: int) -> Ticker:
     texts = [row.get(name) for name in ("lastPrice", "priceChangePercent", "volume")]
     if not all(type(text) is str and _NUMBER.fullmatch(text) for text in texts):
-        return BadResponse(f"a ticker not made of numbers: {str(texts)[:80]}")
+        raise BadResponse(f"a ticker not made of numbers: {str(texts)[:80]}")
     figures, close_ms = [float(text) for text in texts], row.get("closeTime")
     price, change24h, volume = figures
     if not (all(map(math.isfinite, figures)) and price > 0 and volume >= 0):
-        return BadResponse(f"a ticker that cannot be: {figures}")
+        raise BadResponse(f"a ticker that cannot be: {figures}")
     if type(close_ms) is not int or not 0 < close_ms <= now_ms + CLOCK_SKEW_MS:
-        return BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
-    return Ticker(price, change24h, volume, close_ms)
+        raise BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
+    return Ticker(price, change24h, volume, close_ms, _json(row))
 
 
-def parse_listing(info: Any, symbols: Sequence[str]) -> dict[str, str]:
-    """Of an exchangeInfo the status of each of `symbols` that is in it."""
+def parse_listing(info: Any, symbols: Sequence[str]) -> Listing:
+    """What an exchangeInfo says of those of `symbols` that are in it."""
     entries = info.get("symbols") if isinstance(info, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BadResponse("an exchangeInfo without its list of symbols")
     named = [(entry.get("symbol"), entry.get("status")) for entry in entries]
     if not all(type(text) is str for entry in named for text in entry):
         raise BadResponse("an exchangeInfo with a symbol that has no name or no status")
-    return {symbol: status for symbol, status in named if symbol in symbols}
+    found = {entry["symbol"]: entry for entry in entries if entry["symbol"] in symbols}
+    return Listing(
+        {symbol: entry["status"] for symbol, entry in found.items()},
+        {symbol: _json(entry) for symbol, entry in found.items()},
+        {name: value for name, value in info.items() if name != "symbols"},
+    )

@@ -27,6 +27,8 @@ import tempfile
 import threading
 import time
 import traceback
+import zlib
+from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,8 +45,9 @@ import redis
 
 import binance_client as binance
 import redis_log
-from binance_client import BinanceError, Candle, Ticker
+from binance_client import BinanceError, Candle, Listing, Ticker
 from health import HealthServer
+from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
 
 VERSION = "0.1.0"
@@ -57,6 +60,8 @@ PRICE_TTL_S = 60
 OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
 LISTING_RETRY_S = 300.0
+LISTING_TTL_S = 2 * HOURLY_S
+RECENT = 16  # rows at the end of a series that are not compressed, up to twice as many
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
@@ -282,18 +287,25 @@ class Settings:
 # --- candles ---
 
 _CANDLE_JSON = '{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
+_PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
+
+# The `times`, `json`, `older` and `recent` of a Series.
+Encoded = tuple["array[int]", bytes, bytes, tuple[bytes, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Series:
     """The candles of a symbol and timeframe, oldest first; replaced, never changed.
 
-    A candle is held as its open time (ms UTC) and the JSON text that goes into Redis, so that a
-    refresh encodes only what it read. Other instants are of `boot_s`.
+    They are held as the text that goes into Redis, so that a refresh encodes only what it read,
+    and as the exchange's own rows. Those are compressed but for the newest, which change: as they
+    come, the rows of 350 symbols take 90 MB. Other instants are of `boot_s`.
     """
 
-    times: list[int]
-    texts: list[str]
+    times: array[int]  # open times in ms UTC
+    json: bytes
+    older: bytes  # rows, compressed
+    recent: tuple[bytes, ...]  # rows after these
     fetched_at: float  # when it was asked for: what came cannot be older
     expires_at: float
     reread_at: float  # when to read it whole again
@@ -302,8 +314,11 @@ class Series:
     def newest_ms(self) -> int:
         return self.times[-1]
 
-    def json(self) -> str:
-        return f"[{','.join(self.texts)}]"
+    def rows(self) -> bytes:
+        """The exchange's row of each candle as JSON, without brackets but for "],[" in between."""
+        count = len(self.times) - len(self.recent)
+        older = zlib.decompress(self.older).split(b"],[")[-count:] if count > 0 else []
+        return b"],[".join([*older, *self.recent][-len(self.times) :])
 
     def summary(self) -> str:
         return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
@@ -321,37 +336,58 @@ class Price:
     def newest_ms(self) -> int:
         return self.ticker.timestamp
 
-    def json(self) -> str:
-        return json.dumps(self.ticker._asdict(), separators=(",", ":"))
+    @property
+    def json(self) -> bytes:
+        return (_PRICE_JSON % self.ticker[:4]).encode()
 
     def summary(self) -> str:
         return f"price {self.ticker.price!r}"
 
 
-def encode(candles: Sequence[Candle]) -> tuple[list[int], list[str]]:
-    """The `times` and `texts` of a Series."""
-    return [candle.timestamp for candle in candles], [_CANDLE_JSON % candle for candle in candles]
+def encode(candles: Sequence[Candle]) -> Encoded:
+    times = array("q", [candle.timestamp for candle in candles])
+    return times, b"[%b]" % _texts(candles), *_pack(_rows(candles))
 
 
-def join(
-    held: Series, candles: Sequence[Candle], step_ms: int, limit: int
-) -> tuple[list[int], list[str]] | None:
-    """Times and texts of `held` with its newest part replaced by `candles`, at most `limit`.
+def _rows(candles: Sequence[Candle]) -> list[bytes]:
+    return [candle.row.encode() for candle in candles]
+
+
+def _texts(candles: Sequence[Candle]) -> bytes:
+    return ",".join([_CANDLE_JSON % candle[:6] for candle in candles]).encode()
+
+
+def _pack(rows: list[bytes]) -> tuple[bytes, tuple[bytes, ...]]:
+    """The `older` and `recent` of a Series."""
+    return zlib.compress(b"],[".join(rows[:-RECENT]), 1), tuple(rows[-RECENT:])
+
+
+def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> Encoded | None:
+    """`held` with its newest part replaced by `candles`, at most `limit`.
 
     None if something may be missing: they do not begin with one of `held` or leave out what may
     have been revised since (its newest or the one before), they end before what is held, or they
     have a gap that `held` has not. Then only reading the whole series can tell.
     """
-    times, texts = encode(candles)
+    times = array("q", [candle.timestamp for candle in candles])
     start = bisect_left(held.times, times[0])
     if start > max(0, len(held.times) - 2) or held.times[start] != times[0]:
         return None
-    if times[-1] < held.times[-1]:
+    if times[-1] < held.times[-1] or len(times) > limit:
         return None
     known = set(pairwise(held.times[start:]))
     if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(times)):
         return None
-    return (held.times[:start] + times)[-limit:], (held.texts[:start] + texts)[-limit:]
+    dropped = max(0, start + len(times) - limit)
+    kept_from = held.json.index(b'{"timestamp":%d,' % held.times[dropped])
+    kept_to = held.json.rindex(b'{"timestamp":%d,' % held.times[start])
+    text = b"[%b%b]" % (held.json[kept_from:kept_to], _texts(candles))
+    recent_from = len(held.times) - len(held.recent)
+    if start >= recent_from and len(held.recent) < 2 * RECENT:
+        packed = held.older, (*held.recent[: start - recent_from], *_rows(candles))
+    else:
+        packed = _pack([*held.rows().split(b"],[")[:start], *_rows(candles)])
+    return held.times[dropped:start] + times, text, *packed
 
 
 @dataclass(frozen=True)
@@ -489,7 +525,10 @@ class MarketData:
         self._published_since_all: set[str] = set()  # timeframes
         self._filled = False  # whether every timeframe has once been read and published
         self._problems: dict[str, str] = {}  # by what has it; "" when it is over
-        self._log_length = 0
+        self._log_length = self._logged_total = 0
+        self._refreshes: dict[str, tuple[int, float]] = {}  # by timeframe: how many, seconds
+        self._listing = Listing({}, {}, {})
+        self._listing_expires_at = 0.0
         self._listing_due_at = 0.0  # only used by the loop that reads prices
         self._rewrite_after = 0.0  # only used by the main thread
 
@@ -590,7 +629,7 @@ class MarketData:
         expires_at = asked_at + PRICE_TTL_S
         return {
             price_key(symbol): Price(found, asked_at, expires_at)
-            if isinstance(found, Ticker) else found
+            if isinstance(found, Ticker) else _bare(found)
             for symbol, found in tickers.items()
         }  # fmt: skip
 
@@ -626,6 +665,8 @@ class MarketData:
             duration_ms = round((time.monotonic() - started) * 1000)
             update = Update(updated, failed, round(time.time() * 1000), duration_ms)
             self._last[timeframe] = update
+            count, seconds = self._refreshes.get(timeframe, (0, 0.0))
+            self._refreshes[timeframe] = count + 1, seconds + duration_ms / 1000
             self._unpublished[timeframe] = update.including(self._unpublished.get(timeframe))
         for (what, reason), symbols in broke.items():
             event(logging.WARNING, "fetch_failing", what=what, symbols=",".join(symbols),
@@ -638,12 +679,14 @@ class MarketData:
         """Once an hour: which symbols are listed but not traded."""
         self._listing_due_at = time.monotonic() + LISTING_RETRY_S
         try:
-            statuses = self._binance.exchange_info(self.settings.symbols, give_up_at)
+            listing = self._binance.exchange_info(self.settings.symbols, give_up_at)
         except BinanceError as error:
             event(logging.DEBUG, "listing_unread", reason=error.reason)
             return
         self._listing_due_at = time.monotonic() + HOURLY_S
-        for symbol, status in statuses.items():
+        with self._lock:
+            self._listing, self._listing_expires_at = listing, boot_s() + LISTING_TTL_S
+        for symbol, status in listing.statuses.items():
             self._note(symbol, "" if status == "TRADING" else f"is not traded but {status}")
 
     # --- Redis ---
@@ -680,7 +723,7 @@ class MarketData:
             of_all = Update.of_all([last[name].without(gone[name]) for name in names])
         batch = self._logged.batch()
         for key, entry in entries.items():
-            text, summary = entry.json(), entry.summary()
+            text, summary = entry.json, entry.summary()
             # Looked at only now: this thread may have been stopped since (SIGSTOP, a suspension).
             if (left_s := entry.expires_at - boot_s()) > 0:
                 batch.cache_write(key, text, left_s, summary)
@@ -708,6 +751,7 @@ class MarketData:
                     del self._unpublished[name]
             self._published_since_all = set() if of_all else since_all
             self._filled = self._filled or all_done
+            self._logged_total += 0 if self._logged.log_error else len(batch.entries)
         self._note("redis", "")
         return True
 
@@ -838,6 +882,32 @@ class MarketData:
 
     # --- what others see ---
 
+    def _fresh(self, symbol: str, key: str) -> Any:
+        with self._lock:
+            held, error, leader = self._held.get(key), self._failing.get(key), self._leader
+        if error and error.code == binance.UNKNOWN_SYMBOL:
+            raise ApiError(error.code, "Invalid symbol.")
+        if held and held.expires_at > boot_s():
+            return held
+        if leader not in ("", self.token):
+            raise NotFresh(f"{leader} fetches, this instance stands by.")
+        why = error.reason if error else "It was not read yet."
+        raise NotFresh(f"There is no fresh data of {symbol}: {why}")
+
+    def candles(self, symbol: str, timeframe: str) -> Series:
+        series: Series = self._fresh(symbol, ohlcv_key(symbol, timeframe))
+        return series
+
+    def ticker(self, symbol: str) -> str:
+        price: Price = self._fresh(symbol, price_key(symbol))
+        return price.ticker.row
+
+    def listing(self) -> Listing:
+        with self._lock:
+            if self._listing_expires_at > boot_s():
+                return self._listing
+        raise NotFresh("There is no fresh list of symbols; it is read once an hour.")
+
     def health(self) -> tuple[int, dict[str, Any]]:
         """HTTP status and body of /health. Asks nobody: it looks at what the others noted."""
         symbols = self.settings.symbols
@@ -849,7 +919,8 @@ class MarketData:
             filled = self._filled
             problems = {what: problem for what, problem in self._problems.items() if problem}
             unknown = [symbol for symbol in symbols if self._is_unknown(symbol)]
-            log_length, leader = self._log_length, self._leader
+            log_length, logged_total = self._log_length, self._logged_total
+            leader = self._leader
         parts = [prices, *timeframes.values()]
         whole = all(part["fresh"] == len(symbols) and not part["failing"] for part in parts)
         nothing_fresh = filled and not all(part["fresh"] for part in timeframes.values())
@@ -872,11 +943,17 @@ class MarketData:
             "problems": problems,
             "timeframes": timeframes,
             "prices": prices,
-            "redis": {"up": "redis" not in problems, "message_log_length": log_length},
+            "redis": {
+                "up": "redis" not in problems,
+                "message_log_length": log_length,
+                "operations_logged": logged_total,
+            },
             "exchange": {
                 "used_weight": weight,
                 "weight_limit": self.settings.weight_limit,
                 "hold_until": iso_ms(wall + held_s) if held_s else None,
+                "hold_s": round(held_s, 1),
+                "requests": self._binance.answers(),
             },
         }
 
@@ -892,6 +969,8 @@ class MarketData:
             "fresh": sum(entry.expires_at > now for entry in held),
         }
         if name != "price":
+            count, seconds = self._refreshes.get(name, (0, 0.0))
+            body |= {"refreshes": count, "refresh_seconds": round(seconds, 3)}
             body["candles"] = sum(len(entry.times) for entry in held if isinstance(entry, Series))
         errors = {symbol: self._failing.get(key) for symbol, key in zip(symbols, keys, strict=True)}
         return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
@@ -1007,7 +1086,7 @@ def check(settings: Settings) -> int:
         say("exchange", url)
         skewed = abs(ahead_s) > 1 and f"the exchange's is {ahead_s:+.1f} s off this one: use NTP"
         say("clock", "right", skewed)
-        statuses = client.exchange_info(settings.symbols, give_up_at)
+        statuses = client.exchange_info(settings.symbols, give_up_at).statuses
     except BinanceError as error:
         say("exchange", "", f"{url}: {error}")
         return 1
@@ -1027,8 +1106,10 @@ def serve(settings: Settings) -> int:
         signal.signal(number, lambda signum, _: signals.put((signum, time.monotonic())))
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     host, port = settings.health_host, settings.health_port
+    names = [timeframe.name for timeframe in settings.timeframes]
+    api = LocalApi(service, settings.symbols, names, settings.candle_limit)
     try:
-        server = HealthServer(host, port, service.health)
+        server = HealthServer(host, port, service.health, api.answer)
     except OSError as error:
         raise RuntimeError(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
@@ -1036,7 +1117,7 @@ def serve(settings: Settings) -> int:
     event(logging.INFO, "start", version=VERSION, exchange=settings.binance_base_url,
           redis=redact(settings.redis_url), health=f"{server.url}/health",
           symbols=len(settings.symbols),
-          timeframes=",".join(timeframe.name for timeframe in settings.timeframes))  # fmt: skip
+          timeframes=",".join(names))  # fmt: skip
     server.start()
     service.claim()
     service.start()

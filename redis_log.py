@@ -103,7 +103,7 @@ class _LoggedOperations:
         raise NotImplementedError
 
     def cache_write(
-        self, key: str, value: str, ttl_s: float = math.inf, summary: str = ""
+        self, key: str, value: str | bytes, ttl_s: float = math.inf, summary: str = ""
     ) -> None:
         """SET `key`, to expire `ttl_s` seconds from now, however late Redis gets to it."""
         expiry = () if ttl_s == math.inf else ("PXAT", int((time.time() + ttl_s) * 1000))
@@ -124,9 +124,11 @@ class _LoggedOperations:
         """Only log: what went wrong with `channel`, which is a key or a channel."""
         self._do(None, self._entry("error", channel, summary, ""))
 
-    def _entry(self, type_: str, channel: str, summary: str, payload: str | int) -> Entry:
+    def _entry(self, type_: str, channel: str, summary: str, payload: str | bytes | int) -> Entry:
         """`payload` is what is sent, or its size in bytes."""
-        size = payload if isinstance(payload, int) else len(payload.encode())
+        if isinstance(payload, str):
+            payload = payload.encode()
+        size = payload if isinstance(payload, int) else len(payload)
         return {
             "type": type_,
             "channel": channel,

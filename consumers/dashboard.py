@@ -414,9 +414,11 @@ class _Handler(JsonHandler):
             if listener is None:
                 self.send_json(503, {"error": f"more than {MAX_LISTENERS} listen already"})
                 return
+            self.close_connection = True  # its end is the end of the connection
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Cache-Control", "no-store")
+            self.send_header("Connection", "close")
             self.end_headers()
             message = b": welcome\n\n"
             while self.command == "GET" and not listener.dropped:

@@ -26,6 +26,11 @@ from redis_log import Batch, LoggedRedis
 ROOT = Path(__file__).parent.parent
 
 
+def no_api(path: str, query: str) -> tuple[int, bytes]:
+    """For a HealthServer whose /api/ is not what a test is about."""
+    return 404, b"{}"
+
+
 class Clock:
     """Seconds that pass only when someone waits; `wait` is what RateLimiter takes."""
 

@@ -179,7 +179,8 @@ class TestClient:
         answer = responses.get(KLINES, json=[row(NOW - STEP), row()],
                                headers={"X-MBX-USED-WEIGHT-1M": "17"})  # fmt: skip
         candles = client.klines("BTCUSDT", "5m", 2)
-        assert candles[1] == (NOW, 2.0, 4.0, 1.0, 3.0, 5.5)
+        assert candles[1][:6] == (NOW, 2.0, 4.0, 1.0, 3.0, 5.5)
+        assert json.loads(f"[{candles[1].row}]") == row()
         assert answer.calls[0].request.params == {
             "symbol": "BTCUSDT", "interval": "5m", "limit": "2"}  # fmt: skip
         assert limiter.state()[0] == 17
@@ -188,7 +189,8 @@ class TestClient:
     def test_tickers_of_twenty_in_one_call(self, client: BinanceClient) -> None:
         answer = responses.get(TICKERS, json=[ticker("ETHUSDT"), ticker()])
         found = client.tickers(["BTCUSDT", "ETHUSDT", "SOLUSDT"])
-        assert found["BTCUSDT"] == Ticker(2.5, -1.25, 9.0, NOW)
+        assert found["BTCUSDT"] == Ticker(2.5, -1.25, 9.0, NOW, found["BTCUSDT"].row)
+        assert json.loads(found["BTCUSDT"].row) == ticker()
         assert isinstance(found["SOLUSDT"], BadResponse)
         assert answer.calls[0].request.params == {"symbols": '["BTCUSDT","ETHUSDT","SOLUSDT"]'}
         with pytest.raises(ValueError, match="21 symbols"):
@@ -196,13 +198,16 @@ class TestClient:
 
     @responses.activate
     def test_exchange_info_asks_for_all_if_one_is_unknown(self, client: BinanceClient) -> None:
-        listed = {"symbols": [{"symbol": "BTCUSDT", "status": "TRADING"},
+        listed = {"timezone": "UTC",
+                  "symbols": [{"symbol": "BTCUSDT", "status": "TRADING"},
                               {"symbol": "OPUSDT", "status": "BREAK"}]}  # fmt: skip
         url = f"{BASE}/api/v3/exchangeInfo"
         responses.get(url, status=400, json={"code": UNKNOWN_SYMBOL, "msg": "Invalid symbol."})
         responses.get(url, json=listed)
         found = client.exchange_info(["BTCUSDT", "OPUSDT", "NOUSDT"])
-        assert found == {"BTCUSDT": "TRADING", "OPUSDT": "BREAK"}
+        assert found.statuses == {"BTCUSDT": "TRADING", "OPUSDT": "BREAK"}
+        assert [json.loads(row) for row in found.rows.values()] == listed["symbols"]
+        assert found.rules == {"timezone": "UTC"}
 
     @pytest.mark.parametrize(
         "info",

@@ -13,6 +13,7 @@ import pytest
 
 import health
 from health import HealthServer
+from tests.conftest import no_api
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def state() -> dict[str, Any]:
 @pytest.fixture
 def server(state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthServer]:
     monkeypatch.setattr(health.JsonHandler, "timeout", 0.5)
-    running = HealthServer("127.0.0.1", 0, lambda: (state["status"], state["body"]))
+    running = HealthServer("127.0.0.1", 0, lambda: (state["status"], state["body"]), no_api)
     running.start()
     yield running
     running.stop()
@@ -74,7 +75,7 @@ def test_nonsense_is_refused_and_harms_nobody(
 ) -> None:
     with socket.create_connection(server.server_address[:2], timeout=5) as sock:
         sock.sendall(sent)
-        assert sock.recv(100)[:9] in (b"HTTP/1.0 ", b'{\n  "erro')
+        assert sock.recv(100)[:9] in (b"HTTP/1.1 ", b'{\n  "erro')
     assert ask(server, "GET", "/health")[0].status == 200
     assert capfd.readouterr().err == ""
 
@@ -93,11 +94,11 @@ def test_idle_clients_hold_up_nobody_and_are_cut_off(server: HealthServer) -> No
 
 def test_a_port_in_use_is_an_os_error(server: HealthServer) -> None:
     with pytest.raises(OSError, match="in use"):
-        HealthServer("127.0.0.1", server.server_address[1], dict)  # type: ignore[arg-type]
+        HealthServer("127.0.0.1", server.server_address[1], dict, no_api)  # type: ignore[arg-type]
 
 
 def test_a_bug_in_the_state_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
-    running = HealthServer("127.0.0.1", 0, lambda: 1 / 0)  # type: ignore[arg-type, return-value]
+    running = HealthServer("127.0.0.1", 0, lambda: 1 / 0, no_api)  # type: ignore[arg-type, return-value]
     running.start()
     with pytest.raises(http.client.RemoteDisconnected):
         ask(running, "GET", "/health")
@@ -106,7 +107,7 @@ def test_a_bug_in_the_state_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_stop_without_start_frees_the_port() -> None:
-    first = HealthServer("127.0.0.1", 0, dict)  # type: ignore[arg-type]
+    first = HealthServer("127.0.0.1", 0, dict, no_api)  # type: ignore[arg-type]
     port = first.server_address[1]
     first.stop()
-    HealthServer("127.0.0.1", port, dict).stop()  # type: ignore[arg-type]
+    HealthServer("127.0.0.1", port, dict, no_api).stop()  # type: ignore[arg-type]

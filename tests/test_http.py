@@ -17,14 +17,14 @@ import pytest
 
 import health
 from health import HealthServer
-from tests.conftest import Program, RedisServer, Service, free_port, until
+from tests.conftest import Program, RedisServer, Service, free_port, no_api, until
 
 FAST = {"TIMEFRAMES": "5m:2:20,1h:3:30", "SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT"}
 
 
 @pytest.fixture
 def server() -> Iterator[HealthServer]:
-    running = HealthServer("127.0.0.1", 0, lambda: (200, {"status": "ok"}))
+    running = HealthServer("127.0.0.1", 0, lambda: (200, {"status": "ok"}), no_api)
     running.start()
     yield running
     running.stop()
@@ -34,6 +34,7 @@ def talk(port: int, sent: bytes) -> bytes:
     """All that comes back until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.sendall(sent)
+        sock.shutdown(socket.SHUT_WR)
         received = b""
         while chunk := sock.recv(65536):
             received += chunk
@@ -69,7 +70,7 @@ class TestHost:
 
     def test_no_host_at_all_is_an_old_client(self, server: HealthServer) -> None:
         answer = talk(server.server_address[1], b"GET /health HTTP/1.0\r\n\r\n")
-        assert answer.startswith(b"HTTP/1.0 200 ")
+        assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 class TestManyClients:
@@ -98,7 +99,7 @@ class TestManyClients:
             go_on.wait(10)
             return 200, {"status": "ok"}
 
-        server = HealthServer("127.0.0.1", 0, state)
+        server = HealthServer("127.0.0.1", 0, state, no_api)
         server.start()
         port = server.server_address[1]
         answers: list[bytes] = []
@@ -113,7 +114,7 @@ class TestManyClients:
         go_on.set()
         for thread in threads:
             thread.join(5)
-        assert [answer[:12] for answer in answers] == [b"HTTP/1.0 200"] * 2
+        assert [answer[:12] for answer in answers] == [b"HTTP/1.1 200"] * 2
         until(lambda: get(port, "/health")[0] == 200, 5)
         server.stop()
 
@@ -155,7 +156,7 @@ def test_a_storm_disturbs_nothing(
             for sent in NONSENSE:
                 with suppress(ConnectionError):
                     answer = talk(port, sent)
-                    if answer and not answer.startswith((b"HTTP/1.0 ", b"{")):
+                    if answer and not answer.startswith((b"HTTP/1.1 ", b"{")):
                         improper.append(sent)
 
     refreshes = len(service.lines("timeframe=5m"))

@@ -34,6 +34,7 @@ from binance_client import (
     BinanceClient,
     BinanceError,
     Candle,
+    Listing,
     RateLimited,
     RateLimiter,
     Retryable,
@@ -67,7 +68,8 @@ class Market:
 
     def candle(self, number: int, change: int) -> Candle:
         value = float(number * 10 + change)
-        return Candle(number * self.step_s * 1000, value, value, value, value, value)
+        open_ms = number * self.step_s * 1000
+        return Candle(open_ms, *[value] * 5, f"{open_ms},{value}")
 
     def changes(self, number: int, at: int) -> list[int]:
         """The indexes of what has happened to the candle until `at`."""
@@ -197,9 +199,14 @@ class TestMerging:
             assert exchange.failed or exchange.whole  # a bad part is no reason to have nothing
             return
         assert isinstance(held, Series)
-        candles = [Candle(**fields) for fields in json.loads(held.json())]
+        candles = [
+            Candle(**fields, row=row)
+            for fields, row in zip(
+                json.loads(held.json), held.rows().decode().split("],["), strict=True
+            )
+        ]
         times = [candle.timestamp for candle in candles]
-        assert times == held.times == sorted(set(times)) and len(times) <= limit
+        assert times == list(held.times) == sorted(set(times)) and len(times) <= limit
         assert all(exchange.market.ever_had(candle, exchange.now) for candle in candles)
         assert candles == exchange.market.newest(limit, exchange.shown_at)
         if before and before.expires_at > exchange.now:
@@ -474,10 +481,11 @@ def assert_promised_candles(candles: list[Candle], rows: Any) -> None:
     for candle, row in zip(candles, rows, strict=True):
         assert type(row) is list and len(row) >= 12
         assert type(row[0]) is int and all(map(is_plain, row[1:6]))
-        assert list(candle) == [row[0], *map(float, row[1:6])]
+        assert list(candle[:6]) == [row[0], *map(float, row[1:6])]
+        assert json.loads(f"[{candle.row}]") == row
         assert candle.timestamp >= 0 and candle.timestamp % STEP == 0
         assert candle.timestamp <= NOW + 10_000
-        assert all(type(number) is float and math.isfinite(number) for number in candle[1:])
+        assert all(type(number) is float and math.isfinite(number) for number in candle[1:6])
         assert 0 < candle.low <= min(candle.open, candle.close)
         assert max(candle.open, candle.close) <= candle.high and candle.volume >= 0
 
@@ -496,16 +504,19 @@ def assert_promised_tickers(found: dict[str, Ticker | BadResponse], rows: Any) -
             and is_plain(row.get("priceChangePercent"), "-")
         ]  # fmt: skip
         names = ("lastPrice", "priceChangePercent", "volume")
-        assert list(ticker) in [
-            [*(float(row[name]) for name in names), row.get("closeTime")] for row in origin
+        assert [*ticker[:4], json.loads(ticker.row)] in [
+            [*(float(row[name]) for name in names), row.get("closeTime"), row] for row in origin
         ]
 
 
-def assert_promised_listing(found: dict[str, str], info: Any) -> None:
+def assert_promised_listing(found: Listing, info: Any) -> None:
     assert isinstance(info, dict) and isinstance(info["symbols"], list)
-    listed = {entry["symbol"]: entry["status"] for entry in info["symbols"]}
-    assert found == {symbol: listed[symbol] for symbol in SYMBOLS if symbol in listed}
-    assert all(type(status) is str for status in found.values())
+    listed = {entry["symbol"]: entry for entry in info["symbols"]}
+    rows = {symbol: listed[symbol] for symbol in SYMBOLS if symbol in listed}
+    assert found.statuses == {symbol: row["status"] for symbol, row in rows.items()}
+    assert {symbol: json.loads(row) for symbol, row in found.rows.items()} == rows
+    assert found.rules | {"symbols": info["symbols"]} == info
+    assert all(type(status) is str for status in found.statuses.values())
 
 
 def as_answered(value: Any) -> Any:

@@ -1,0 +1,242 @@
+"""The exchange's own read-only API, answered on this machine from what the service holds.
+
+Knows nothing of HTTP, Redis or fetching: it is handed the holder of the data, and no question makes
+the service ask the exchange. Parameters, answers and errors are as in the exchange's public REST
+documentation; what is not held here is an error that says so, in the exchange's own form:
+https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+from urllib.parse import parse_qsl
+
+from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Listing
+
+PREFIX = "/api/v3/"
+DEFAULT_LIMIT = 500
+LARGER_INTERVALS = ("3d", "1w", "1M")  # which the exchange has and this service never holds
+KEPT_BODIES = 96  # ready answers, of 80 kB with 500 candles: each of 29 symbols in 3 timeframes
+MINI = ("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume",
+        "openTime", "closeTime", "firstId", "lastId", "count")  # fmt: skip
+
+_PARAMETERS = {
+    "ping": (),
+    "time": (),
+    "exchangeInfo": ("symbol", "symbols"),
+    "klines": ("symbol", "interval", "startTime", "endTime", "limit"),
+    "ticker/24hr": ("symbol", "symbols", "type"),
+    "ticker/price": ("symbol", "symbols"),
+}
+_SYMBOL = "[A-Z0-9-_.]{1,20}"
+_LEGAL = {
+    "symbol": f"^{_SYMBOL}$",
+    "symbols": f'^\\[("{_SYMBOL}"(,"{_SYMBOL}"){{0,}}){{0,1}}\\]$',
+    "startTime": "^[0-9]{1,20}$",
+    "endTime": "^[0-9]{1,20}$",
+    "limit": "^[0-9]{1,20}$",
+}
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP `status`, and the exchange's `code` and message."""
+
+    def __init__(self, code: int, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.code, self.status = code, status
+
+
+class NotFresh(ApiError):
+    """There is nothing younger than its TTL, and why. Better no answer than an old one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(-1001, reason, 503)
+
+
+class Candles(Protocol):
+    """A series as it is held: open times in ms UTC, ascending, and the exchange's rows as JSON with
+    "],[" in between and nowhere else. Never changes and equals only itself, so that answers made of
+    it can be kept."""
+
+    @property
+    def times(self) -> Sequence[int]: ...
+    def rows(self) -> bytes: ...
+    def __hash__(self) -> int: ...
+
+
+class Market(Protocol):
+    """Who holds the data. All raise ApiError, NotFresh above all."""
+
+    def candles(self, symbol: str, timeframe: str) -> Candles: ...
+    def ticker(self, symbol: str) -> str:
+        """The exchange's own object as JSON."""
+        ...
+
+    def listing(self) -> Listing: ...
+
+
+class LocalApi:
+    """Answers for `symbols` and `timeframes`, of which `market` holds up to `candle_limit` candles
+    each. For any number of threads."""
+
+    def __init__(
+        self, market: Market, symbols: Sequence[str], timeframes: Sequence[str], candle_limit: int
+    ) -> None:
+        self._market, self._symbols, self._timeframes = market, symbols, timeframes
+        self._candle_limit = candle_limit
+
+    def answer(self, path: str, query: str) -> tuple[int, bytes]:
+        """HTTP status and JSON body for a GET of `path`, which begins with PREFIX."""
+        try:
+            return 200, self._answer(path.removeprefix(PREFIX), query)
+        except ApiError as error:
+            return error.status, _dump({"code": error.code, "msg": str(error)}).encode()
+
+    def _answer(self, name: str, query: str) -> bytes:
+        params = _read(name, query)
+        match name:
+            case "ping":
+                return b"{}"
+            case "time":
+                return _dump({"serverTime": _now_ms()}).encode()
+            case "klines":
+                return self._klines(params)
+            case "exchangeInfo":
+                return self._exchange_info(params).encode()
+        return self._tickers(name, params).encode()
+
+    def _klines(self, params: dict[str, str]) -> bytes:
+        self._check_symbols([params["symbol"]])
+        timeframe = params["interval"]
+        if timeframe not in self._timeframes:
+            held = ", ".join(self._timeframes)
+            raise ApiError(-1120, f"Invalid interval. Held here: {held}; TIMEFRAMES sets which.")
+        candles = self._market.candles(params["symbol"], timeframe)
+        times, step_ms = candles.times, TIMEFRAME_MS[timeframe]
+        limit = min(int(params.get("limit", DEFAULT_LIMIT)), MAX_CANDLES)
+        last = bisect_right(times, int(params["endTime"])) if "endTime" in params else len(times)
+        if "startTime" in params:
+            start_ms = int(params["startTime"])
+            first = bisect_left(times, start_ms)
+            last = min(last, first + limit)
+            older = start_ms <= times[0] - step_ms
+        else:
+            older = last < limit
+            first = max(0, last - limit)
+        # With fewer than it may hold, the service has all that there are.
+        if older and len(times) >= self._candle_limit:
+            asked = [name for name in ("startTime", "endTime", "limit") if name in params]
+            raise _invalid((asked or ["limit"])[0], f" Held here are {len(times)} candles from "
+                           f"{times[0]} on; CANDLE_LIMIT sets how many.")  # fmt: skip
+        return _rows(candles, first, last)
+
+    def _tickers(self, name: str, params: dict[str, str]) -> str:
+        asked = self._asked(params)
+        texts: list[str] = []
+        for symbol in asked or self._symbols:
+            try:
+                texts.append(self._market.ticker(symbol))
+            except ApiError as error:
+                missing = error
+                if asked:
+                    raise
+        if not texts:  # and so none of all of them
+            raise missing
+        if name == "ticker/price":
+            texts = [_part(text, {"symbol": "symbol", "price": "lastPrice"}) for text in texts]
+        elif params.get("type") == "MINI":
+            texts = [_part(text, {field: field for field in MINI}) for text in texts]
+        return texts[0] if "symbol" in params else f"[{','.join(texts)}]"
+
+    def _exchange_info(self, params: dict[str, str]) -> str:
+        asked, listing = self._asked(params), self._market.listing()
+        if any(symbol not in listing.rows for symbol in asked):
+            raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
+        rows = [row for symbol, row in listing.rows.items() if not asked or symbol in asked]
+        rules = _dump(listing.rules | {"serverTime": _now_ms()})
+        return f'{rules[:-1]},"symbols":[{",".join(rows)}]}}'
+
+    def _asked(self, params: dict[str, str]) -> list[str]:
+        """The symbols that are asked for, in the order of SYMBOLS; none means all."""
+        asked = json.loads(params.get("symbols", "[]"))
+        if "symbol" in params:
+            asked = [params["symbol"]]
+        self._check_symbols(asked)
+        return [symbol for symbol in self._symbols if symbol in asked]
+
+    def _check_symbols(self, symbols: list[str]) -> None:
+        if not_held := [symbol for symbol in symbols if symbol not in self._symbols]:
+            raise ApiError(UNKNOWN_SYMBOL, f"Invalid symbol. {not_held[0]} is not held here; "
+                           "SYMBOLS sets which are.")  # fmt: skip
+
+
+def _read(name: str, query: str) -> dict[str, str]:
+    """The parameters of a call, as the exchange would accept them."""
+    known = _PARAMETERS.get(name)
+    if known is None:
+        served = ", ".join(_PARAMETERS)
+        raise ApiError(-1000, f"No such path here: {PREFIX}{name}. Served are {served}.", 404)
+    pairs = parse_qsl(query, keep_blank_values=True)
+    params = dict(pairs)
+    if len(params) < len(pairs):
+        raise ApiError(-1101, "Duplicate values for a parameter detected.")
+    if len(params) > len(known):
+        raise ApiError(-1101, f"Too many parameters; expected '{len(known)}' and received "
+                       f"'{len(params)}'.")  # fmt: skip
+    if unread := params.keys() - set(known):
+        read = len(params) - len(unread)
+        raise ApiError(-1104, f"Not all sent parameters were read; read '{read}' parameter(s) but "
+                       f"was sent '{len(params)}'.")  # fmt: skip
+    for parameter, text in params.items():
+        if not text:
+            raise ApiError(-1105, f"Parameter '{parameter}' was empty.")
+        if parameter in _LEGAL and not re.fullmatch(_LEGAL[parameter], text):
+            raise ApiError(-1100, f"Illegal characters found in parameter '{parameter}'; legal "
+                           f"range is '{_LEGAL[parameter]}'.")  # fmt: skip
+    for parameter in ("symbol", "interval") if name == "klines" else ():
+        if parameter not in params:
+            raise ApiError(-1102, f"Mandatory parameter '{parameter}' was not sent, was "
+                           "empty/null, or malformed.")  # fmt: skip
+    if "symbol" in params and "symbols" in params:
+        raise ApiError(-1128, "Combination of optional parameters invalid.")
+    if params.get("interval", "1m") not in (*TIMEFRAME_MS, *LARGER_INTERVALS):
+        raise ApiError(-1120, "Invalid interval.")
+    if params.get("type", "FULL") not in ("FULL", "MINI"):
+        raise _invalid("type")
+    if int(params.get("limit", 1)) < 1:
+        raise _invalid("limit")
+    if params.get("symbols") == "[]":
+        raise ApiError(-1105, "Parameter 'symbols' was empty.")
+    return params
+
+
+def _invalid(parameter: str, why: str = "") -> ApiError:
+    return ApiError(-1130, f"Data sent for parameter '{parameter}' is not valid.{why}")
+
+
+@lru_cache(maxsize=KEPT_BODIES)
+def _rows(candles: Candles, first: int, last: int) -> bytes:
+    rows = candles.rows()
+    if last - first < len(candles.times):
+        rows = b"],[".join(rows.split(b"],[")[first:last])
+    return b"[[%b]]" % rows if rows else b"[]"
+
+
+def _part(ticker: str, fields: dict[str, str]) -> str:
+    """Of a ticker, as JSON, the named fields under their names there."""
+    row = json.loads(ticker)
+    return _dump({name: row.get(field) for name, field in fields.items()})
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

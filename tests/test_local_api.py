@@ -1,0 +1,267 @@
+"""The local API: the same answers as the exchange's for the same moment, or an error that says why
+there is none."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import fakeredis
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import market_data
+from demo.exchange import Exchange
+from local_api import PREFIX, LocalApi
+from market_data import HOURLY_S, MarketData, Settings, boot_s
+
+SYMBOLS = ("BTCUSDT", "ETHUSDT", "SHIBUSDT")
+NEW = "SUIUSDT"  # listed so lately that all of its candles are held
+HELD = 60
+STEP = 300_000
+NOW_MS = int(time.time() * 1000)
+PATHS = ["ping", "time", "exchangeInfo", "klines", "ticker/24hr", "ticker/price"]
+
+
+class Local:
+    """A service whose exchange stands still, and the two APIs side by side."""
+
+    def __init__(self, timeframes: str = "5m:5:20,1h:7:30") -> None:
+        self.now = NOW_MS / 1000
+        self.exchange = Exchange(
+            (*SYMBOLS, NEW, "XRPUSDT"), clock=lambda: self.now,
+            listed_at={NEW: self.now - 20 * 300},
+        ).start()  # fmt: skip
+        self.settings = Settings.from_env({
+            "BINANCE_BASE_URL": self.exchange.url, "SYMBOLS": ",".join((*SYMBOLS, NEW)),
+            "CANDLE_LIMIT": str(HELD), "TIMEFRAMES": timeframes,
+        })  # fmt: skip
+        self.service = MarketData(self.settings, fakeredis.FakeRedis(decode_responses=True))
+        names = [timeframe.name for timeframe in self.settings.timeframes]
+        self.api = LocalApi(self.service, self.settings.symbols, names, HELD)
+        self.asked = 0
+
+    def refresh(self) -> None:
+        for timeframe in self.settings.timeframes:
+            self.service.refresh(timeframe)
+
+    def ask(self, path: str, **params: object) -> tuple[int, Any]:
+        return self.ask_raw(path, urlencode(params))
+
+    def ask_raw(self, path: str, query: str) -> tuple[int, Any]:
+        status, body = self.api.answer(PREFIX + path, query)
+        return status, json.loads(body)
+
+    def ask_exchange(self, path: str, query: str) -> tuple[int, Any]:
+        self.asked += 1  # from another address each time, so no limit is met
+        reply, _ = self.exchange.serve("GET", PREFIX + path, query, f"client {self.asked}")
+        return reply.status, json.loads(json.dumps(reply.value))
+
+    def close(self) -> None:
+        self.service.stop(until=time.monotonic() + 5)
+        self.exchange.stop()
+
+
+@pytest.fixture
+def local() -> Iterator[Local]:
+    made = Local()
+    made.refresh()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def still() -> Iterator[Local]:
+    """For tests that change nothing. Its data outlives them."""
+    made = Local("5m:5:9999,1h:7:9999")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(market_data, "PRICE_TTL_S", 9999)
+        made.refresh()
+    yield made
+    made.close()
+
+
+def without_time(path: str, body: Any) -> Any:
+    """The clock of the simulated exchange stands still, that of the service does not."""
+    if path in ("time", "exchangeInfo") and isinstance(body, dict):
+        return {name: value for name, value in body.items() if name != "serverTime"}
+    return body
+
+
+# --- the same as the exchange ---
+
+symbols = st.sampled_from([*SYMBOLS, NEW, "XRPUSDT", "NOUSDT", "btcusdt", ""])
+symbol_lists = st.one_of(
+    st.lists(st.sampled_from([*SYMBOLS, NEW, "NOUSDT"]), max_size=4).map(
+        lambda names: json.dumps(names, separators=(",", ":"))
+    ),
+    st.sampled_from(["[]", "[", "BTCUSDT", '["BTCUSDT",]', '["BTCUSDT", "ETHUSDT"]']),
+)
+intervals = st.sampled_from(["5m", "1h", "4h", "1m", "7m", "", "5M"])
+limits = st.one_of(st.integers(0, 70), st.sampled_from([500, 1000, 1001, 10**19, -1, "x", ""]))
+
+
+@st.composite
+def queries(draw: Callable[..., Any]) -> tuple[str, str]:
+    path = draw(st.sampled_from([*PATHS, *["klines"] * 6, "depth", "klines/"]))
+    times = st.one_of(
+        st.integers(-80, 5).map(lambda n: (NOW_MS // STEP + n) * STEP),
+        st.integers(NOW_MS - 80 * STEP, NOW_MS + STEP), st.sampled_from([0, "", "1e3", -5, 10**18]),
+    )  # fmt: skip
+    known = {
+        "symbol": symbols, "symbols": symbol_lists, "interval": intervals, "limit": limits,
+        "startTime": times, "endTime": times, "type": st.sampled_from(["FULL", "MINI", "mini", ""]),
+        "what": st.just("x"),
+    }  # fmt: skip
+    usual = ["symbol", "interval"] if path == "klines" and draw(st.integers(0, 9)) else []
+    more = st.lists(st.sampled_from(sorted(known)), max_size=3, unique=draw(st.integers(0, 9)) > 0)
+    names = usual + [name for name in draw(more) if name not in usual]
+    return path, urlencode([(name, draw(known[name])) for name in names])
+
+
+def is_not_held(code: int, message: str) -> bool:
+    """Whether an error says that the service, not the exchange, cannot answer this."""
+    return {-1121: "SYMBOLS", -1120: "TIMEFRAMES", -1130: "CANDLE_LIMIT"}.get(code, "?") in message
+
+
+@settings(max_examples=1000, deadline=None, derandomize=True)
+@given(query=queries())
+def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
+    still: Local, query: tuple[str, str]
+) -> None:
+    path, text = query
+    status, body = still.ask_raw(path, text)
+    there_status, there = still.ask_exchange(path, text)
+    if path in PATHS and status == 400 and is_not_held(body["code"], body["msg"]):
+        assert there_status == 200 or there["code"] == -1121
+        return
+    assert status == there_status
+    if path in PATHS and "symbol" not in text and path.startswith("ticker"):
+        there = [row for row in there if row["symbol"] != "XRPUSDT"] \
+            if isinstance(there, list) else there  # fmt: skip
+    if path == "exchangeInfo" and status == 200:
+        there["symbols"] = [row for row in there["symbols"] if row["symbol"] != "XRPUSDT"]
+    if path not in PATHS:
+        there["msg"] = body["msg"]  # which says what is served here
+    assert without_time(path, body) == without_time(path, there)
+
+
+@pytest.mark.parametrize("timeframe", ["5m", "1h"])
+@pytest.mark.parametrize(
+    "params",
+    [{"limit": HELD}, {"limit": 1}, {"limit": 7}, {"start": -10}, {"start": -HELD + 1, "limit": 20},
+     {"start": -20, "end": -10}, {"start": -20, "end": -10, "limit": 3}, {"start": 3},
+     {"end": -3, "limit": 50}, {"start": -5, "end": -9}],
+)  # fmt: skip
+def test_each_range_that_is_held(still: Local, timeframe: str, params: dict[str, int]) -> None:
+    step = market_data.binance.TIMEFRAME_MS[timeframe]
+    newest = int(still.now * 1000) // step * step
+    asked = {"symbol": "BTCUSDT", "interval": timeframe, "limit": params.get("limit", HELD)}
+    for name in ("start", "end"):
+        if name in params:
+            asked[f"{name}Time"] = newest + params[name] * step
+    status, rows = still.ask("klines", **asked)
+    assert (status, rows) == still.ask_exchange("klines", urlencode(asked))
+    assert status == 200 and (rows or params.get("start", 0) in (3, -5))
+
+
+def test_of_a_new_symbol_all_is_held(still: Local) -> None:
+    for params in ({}, {"limit": 1000}, {"startTime": 0}, {"endTime": int(still.now * 1000)}):
+        status, rows = still.ask("klines", symbol=NEW, interval="5m", **params)
+        assert status == 200 and len(rows) == 21
+
+
+# --- what is not held ---
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "says"),
+    [
+        ({"symbol": "XRPUSDT", "interval": "5m"}, -1121, "SYMBOLS"),
+        ({"symbol": "BTCUSDT", "interval": "4h"}, -1120, "5m, 1h"),
+        ({"symbol": "BTCUSDT", "interval": "1w"}, -1120, "TIMEFRAMES"),
+        ({"symbol": "BTCUSDT", "interval": "5m"}, -1130, "60 candles"),  # 500 by default
+        ({"symbol": "BTCUSDT", "interval": "5m", "limit": HELD + 1}, -1130, "CANDLE_LIMIT"),
+        ({"symbol": "BTCUSDT", "interval": "5m", "startTime": 0}, -1130, "startTime"),
+        ({"symbol": "BTCUSDT", "interval": "5m", "endTime": 0}, -1130, "endTime"),
+    ],
+)
+def test_what_is_not_held_is_an_error_that_says_so(
+    local: Local, params: dict[str, Any], code: int, says: str
+) -> None:
+    before = len(local.exchange.requests)
+    status, body = local.ask("klines", **params)
+    assert (status, body["code"]) == (400, code) and says in body["msg"]
+    assert len(local.exchange.requests) == before
+
+
+def test_nothing_older_than_its_ttl_is_answered(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"symbol": "BTCUSDT", "interval": "5m", "limit": 5}
+    later = boot_s() + 21
+    local.exchange.fault("status", status=500)
+    local.refresh()
+    assert local.ask("klines", **asked)[0] == 200  # still fresh
+    monkeypatch.setattr(market_data, "boot_s", lambda: later)
+    status, body = local.ask("klines", **asked)
+    assert (status, body["code"]) == (503, -1001)
+    assert body["msg"] == "There is no fresh data of BTCUSDT: HTTP 500"
+    assert local.ask("klines", **asked | {"interval": "1h"})[0] == 200  # its TTL is 30 s
+    assert local.ask("ticker/price", symbol="BTCUSDT")[0] == 200  # 60 s
+    later += 40
+    for path in ("ticker/price", "ticker/24hr"):
+        assert local.ask(path, symbol="BTCUSDT")[0] == 503
+        assert local.ask(path, symbols='["BTCUSDT","ETHUSDT"]')[0] == 503
+        assert local.ask(path)[0] == 503
+    assert local.ask("exchangeInfo")[0] == 200
+    later += 2 * HOURLY_S
+    assert local.ask("exchangeInfo")[0] == 503
+    assert local.ask("ping") == (200, {})
+
+
+def test_before_the_first_read_and_on_a_standby(local: Local) -> None:
+    fresh = MarketData(local.settings, local.service._redis)
+    api = LocalApi(fresh, local.settings.symbols, ["5m", "1h"], HELD)
+
+    def said(path: str, query: str = "") -> tuple[int, str]:
+        status, body = api.answer(PREFIX + path, query)
+        return status, json.loads(body)["msg"]
+
+    klines = "symbol=BTCUSDT&interval=5m&limit=5"
+    unread = "There is no fresh data of BTCUSDT: It was not read yet."
+    assert said("klines", klines) == (503, unread)
+    assert said("exchangeInfo")[0] == said("ticker/price")[0] == 503
+    assert local.service.claim() and fresh.claim() and fresh.stands_by()
+    assert said("klines", klines) == (
+        503, f"{local.service.token} fetches, this instance stands by."
+    )  # fmt: skip
+    fresh.stop(until=time.monotonic() + 1)
+
+
+def test_a_symbol_that_the_exchange_does_not_know(local: Local) -> None:
+    local.exchange.delist("ETHUSDT")
+    local.refresh()
+    asked = {"symbol": "ETHUSDT", "interval": "5m", "limit": 5}
+    assert local.ask("klines", **asked) == (400, {"code": -1121, "msg": "Invalid symbol."})
+    assert local.ask("ticker/price", symbol="ETHUSDT")[1]["code"] == -1121
+    assert [row["symbol"] for row in local.ask("ticker/price")[1]] == ["BTCUSDT", "SHIBUSDT", NEW]
+
+
+def test_rows_stay_the_exchange_s_own_through_many_refreshes(
+    local: Local, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = urlencode({"symbol": "BTCUSDT", "interval": "5m", "limit": HELD})
+    local.now -= 100 * 280
+    local.service._held.clear()
+    monkeypatch.setattr(time, "time", lambda: local.now)
+    for _ in range(100):
+        local.now += 280
+        local.service.refresh(local.settings.timeframes[0])
+        assert local.ask_raw("klines", asked) == local.ask_exchange("klines", asked)
+    kept = local.service.candles("BTCUSDT", "5m")
+    assert len(kept.recent) <= 2 * market_data.RECENT + market_data.OVERLAP
