@@ -60,13 +60,12 @@ class NotFresh(ApiError):
 
 
 class Candles(Protocol):
-    """A series as it is held: open times in ms UTC, ascending, and the exchange's rows as JSON with
-    "],[" in between and nowhere else. Never changes and equals only itself, so that answers made of
-    it can be kept."""
+    """A series as it is held: open times in ms UTC, ascending, and the row of each as JSON without
+    its brackets. Never changes and equals only itself, so that answers made of it can be kept."""
 
     @property
     def times(self) -> Sequence[int]: ...
-    def rows(self) -> bytes: ...
+    def rows(self) -> list[bytes]: ...
     def __hash__(self) -> int: ...
 
 
@@ -222,10 +221,8 @@ def _invalid(parameter: str, why: str = "") -> ApiError:
 
 @lru_cache(maxsize=KEPT_BODIES)
 def _rows(candles: Candles, first: int, last: int) -> bytes:
-    rows = candles.rows()
-    if last - first < len(candles.times):
-        rows = b"],[".join(rows.split(b"],[")[first:last])
-    return b"[[%b]]" % rows if rows else b"[]"
+    rows = candles.rows()[first:last]
+    return b"[[%b]]" % b"],[".join(rows) if rows else b"[]"
 
 
 def _part(ticker: str, fields: dict[str, str]) -> str:

@@ -61,7 +61,7 @@ OVERLAP = 3  # candles read again: the forming one and two that the exchange may
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
 LISTING_RETRY_S = 300.0
 LISTING_TTL_S = 2 * HOURLY_S
-RECENT = 16  # rows at the end of a series that are not compressed, up to twice as many
+RECENT = 8  # candles at the end of a series that are not compressed, up to twice as many
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
@@ -289,23 +289,22 @@ class Settings:
 _CANDLE_JSON = '{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
 _PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
-# The `times`, `json`, `older` and `recent` of a Series.
-Encoded = tuple["array[int]", bytes, bytes, tuple[bytes, ...]]
+# The `times`, `older` and `recent` of a Series.
+Encoded = tuple["array[int]", tuple[bytes, bytes], tuple[tuple[bytes, bytes], ...]]
 
 
 @dataclass(frozen=True, eq=False)
 class Series:
     """The candles of a symbol and timeframe, oldest first; replaced, never changed.
 
-    They are held as the text that goes into Redis, so that a refresh encodes only what it read,
-    and as the exchange's own rows. Those are compressed but for the newest, which change: as they
-    come, the rows of 350 symbols take 90 MB. Other instants are of `boot_s`.
+    A candle is held as two texts: its JSON that goes into Redis, so that a refresh encodes only
+    what it read, and the exchange's own row. All but the newest, which change, are compressed: as
+    they come, 350 symbols in 3 timeframes take 150 MB. Other instants are of `boot_s`.
     """
 
     times: array[int]  # open times in ms UTC
-    json: bytes
-    older: bytes  # rows, compressed
-    recent: tuple[bytes, ...]  # rows after these
+    older: tuple[bytes, bytes]  # the first texts of each kind, a line each, compressed
+    recent: tuple[tuple[bytes, bytes], ...]  # and those after them
     fetched_at: float  # when it was asked for: what came cannot be older
     expires_at: float
     reread_at: float  # when to read it whole again
@@ -314,11 +313,17 @@ class Series:
     def newest_ms(self) -> int:
         return self.times[-1]
 
-    def rows(self) -> bytes:
-        """The exchange's row of each candle as JSON, without brackets but for "],[" in between."""
-        count = len(self.times) - len(self.recent)
-        older = zlib.decompress(self.older).split(b"],[")[-count:] if count > 0 else []
-        return b"],[".join([*older, *self.recent][-len(self.times) :])
+    def texts(self, kind: int = 0) -> list[bytes]:
+        """The JSON of each candle; of `kind` 1 its row."""
+        older = zlib.decompress(self.older[kind]).split(b"\n")
+        return [*older, *(texts[kind] for texts in self.recent)][-len(self.times) :]
+
+    def rows(self) -> list[bytes]:
+        """The exchange's row of each candle as JSON, without its brackets."""
+        return self.texts(1)
+
+    def json(self) -> bytes:
+        return b"[%b]" % b",".join(self.texts())
 
     def summary(self) -> str:
         return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
@@ -336,7 +341,6 @@ class Price:
     def newest_ms(self) -> int:
         return self.ticker.timestamp
 
-    @property
     def json(self) -> bytes:
         return (_PRICE_JSON % self.ticker[:4]).encode()
 
@@ -345,21 +349,18 @@ class Price:
 
 
 def encode(candles: Sequence[Candle]) -> Encoded:
-    times = array("q", [candle.timestamp for candle in candles])
-    return times, b"[%b]" % _texts(candles), *_pack(_rows(candles))
+    return array("q", [candle.timestamp for candle in candles]), *_pack(_texts(candles))
 
 
-def _rows(candles: Sequence[Candle]) -> list[bytes]:
-    return [candle.row.encode() for candle in candles]
+def _texts(candles: Sequence[Candle]) -> list[tuple[bytes, bytes]]:
+    return [((_CANDLE_JSON % candle[:6]).encode(), candle.row.encode()) for candle in candles]
 
 
-def _texts(candles: Sequence[Candle]) -> bytes:
-    return ",".join([_CANDLE_JSON % candle[:6] for candle in candles]).encode()
-
-
-def _pack(rows: list[bytes]) -> tuple[bytes, tuple[bytes, ...]]:
+def _pack(texts: list[tuple[bytes, bytes]]) -> Any:
     """The `older` and `recent` of a Series."""
-    return zlib.compress(b"],[".join(rows[:-RECENT]), 1), tuple(rows[-RECENT:])
+    older = list(zip(*texts[:-RECENT], strict=True)) or [(), ()]
+    jsons, rows = (zlib.compress(b"\n".join(lines), 1) for lines in older)
+    return (jsons, rows), tuple(texts[-RECENT:])
 
 
 def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> Encoded | None:
@@ -373,21 +374,18 @@ def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> E
     start = bisect_left(held.times, times[0])
     if start > max(0, len(held.times) - 2) or held.times[start] != times[0]:
         return None
-    if times[-1] < held.times[-1] or len(times) > limit:
+    if times[-1] < held.times[-1]:
         return None
     known = set(pairwise(held.times[start:]))
     if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(times)):
         return None
-    dropped = max(0, start + len(times) - limit)
-    kept_from = held.json.index(b'{"timestamp":%d,' % held.times[dropped])
-    kept_to = held.json.rindex(b'{"timestamp":%d,' % held.times[start])
-    text = b"[%b%b]" % (held.json[kept_from:kept_to], _texts(candles))
     recent_from = len(held.times) - len(held.recent)
     if start >= recent_from and len(held.recent) < 2 * RECENT:
-        packed = held.older, (*held.recent[: start - recent_from], *_rows(candles))
+        packed = held.older, (*held.recent[: start - recent_from], *_texts(candles))
     else:
-        packed = _pack([*held.rows().split(b"],[")[:start], *_rows(candles)])
-    return held.times[dropped:start] + times, text, *packed
+        kept = list(zip(held.texts(), held.rows(), strict=True))[:start]
+        packed = _pack(kept + _texts(candles))
+    return (held.times[:start] + times)[-limit:], *packed
 
 
 @dataclass(frozen=True)
@@ -723,7 +721,7 @@ class MarketData:
             of_all = Update.of_all([last[name].without(gone[name]) for name in names])
         batch = self._logged.batch()
         for key, entry in entries.items():
-            text, summary = entry.json, entry.summary()
+            text, summary = entry.json(), entry.summary()
             # Looked at only now: this thread may have been stopped since (SIGSTOP, a suspension).
             if (left_s := entry.expires_at - boot_s()) > 0:
                 batch.cache_write(key, text, left_s, summary)

@@ -200,10 +200,8 @@ class TestMerging:
             return
         assert isinstance(held, Series)
         candles = [
-            Candle(**fields, row=row)
-            for fields, row in zip(
-                json.loads(held.json), held.rows().decode().split("],["), strict=True
-            )
+            Candle(**fields, row=row.decode())
+            for fields, row in zip(json.loads(held.json()), held.rows(), strict=True)
         ]
         times = [candle.timestamp for candle in candles]
         assert times == list(held.times) == sorted(set(times)) and len(times) <= limit
