@@ -1168,7 +1168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with suppress(AttributeError):  # another C library than glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
-        libc.mallopt(-3, 1_000_000)  # M_MMAP_THRESHOLD: else one huge answer keeps tens of MB
+        libc.mallopt(-3, 32_768)  # M_MMAP_THRESHOLD: answers and series go back when freed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends what is begun; serve has its own
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())
