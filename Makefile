@@ -50,7 +50,8 @@ install: $(VENV)/.runtime ## install, enable and start the systemd user unit
 	@systemctl --user enable --quiet $(UNIT)
 	@echo "Starting; up to a minute if Redis or the exchange does not answer"
 	@systemctl --user restart $(UNIT) || \
-		{ systemctl --user status --no-pager --lines 8 $(UNIT); exit 1; }
+		{ systemctl --user status --no-pager --lines 0 $(UNIT); \
+		journalctl --user --no-pager --lines 8 --output cat -u $(UNIT); exit 1; }
 	@systemctl --user show --property=StatusText $(UNIT)
 	@echo "Installed. See it with:"
 	@echo "  systemctl --user status coinex-market-data"

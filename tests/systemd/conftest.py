@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -66,8 +67,8 @@ class Unit:
         """A property of the unit."""
         return self.systemctl("show", "--value", f"--property={name}", UNIT)
 
-    def kill(self, signal: str, pid: int) -> None:
-        self.run("sh", "-c", f"kill -{signal} {pid}")
+    def kill(self, name: str, pid: int) -> None:
+        self.run("sh", "-c", f"kill -{name} {pid}")
 
     def pid(self) -> int:
         return int(self.show("MainPID"))
@@ -113,6 +114,7 @@ class Unit:
 def box() -> Iterator[Box]:
     """A box with the project, a Redis and the simulated exchange, which outlive the user's
     manager."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the box like a Ctrl-C
     try:
         with boxes.booted() as running:
             running.copy_project()

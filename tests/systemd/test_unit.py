@@ -165,6 +165,16 @@ def test_a_bad_setting_is_said_once(unit: Unit) -> None:
     assert complaints[0]["MESSAGE"].startswith("market_data: MAX_WORKERS='many': must be")
 
 
+def test_what_may_pass_is_tried_again(unit: Unit) -> None:
+    unit.systemctl("stop", UNIT)
+    unit.write(SETTINGS, GOOD + "HEALTH_PORT=6379\n")  # where Redis listens
+    said = unit.make("install", code=2)
+    assert "cannot listen" in said, "who installs it sees why"
+    unit.wait_for_journal("Scheduled restart", RESTART_S + SLOW_S)
+    unit.write(SETTINGS, GOOD)
+    unit.wait_until_ok()
+
+
 @pytest.mark.parametrize("settings", [GOOD, GOOD + "MAX_WORKERS=many\n"], ids=["active", "failed"])
 def test_uninstalled(unit: Unit, settings: str) -> None:
     unit.write(SETTINGS, settings)
