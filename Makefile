@@ -7,7 +7,7 @@ UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
-.PHONY: help demo run check test test-browser chaos verify-unit lint install uninstall clean
+.PHONY: help demo run check test test-browser test-systemd chaos verify-unit lint install uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -22,11 +22,14 @@ run: $(VENV)/.dev ## the real service in the foreground, with a private Redis if
 check: $(VENV)/.runtime ## are settings, Redis, the exchange and all symbols right?
 	@$(BIN)/python market_data.py --check
 
-test: lint ## ruff, mypy and all tests but those in a browser; real Redis, simulated exchange
-	$(BIN)/python -m pytest -m "not browser"
+test: lint ## ruff, mypy and all tests but the two below; real Redis, simulated exchange
+	$(BIN)/python -m pytest -m "not browser and not systemd"
 
 test-browser: $(VENV)/.dev ## the pages in a headless Chromium, which must be installed
 	$(BIN)/python -m pytest -m browser
+
+test-systemd: $(VENV)/.dev ## the unit in a real systemd, in a container that boots a Debian; needs root
+	$(BIN)/python -m pytest -m systemd
 
 chaos: $(VENV)/.dev ## minutes of faults at random, checked against the truth; SECONDS=600 SEED=1
 	@$(BIN)/python -m tests.chaos $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
@@ -47,7 +50,8 @@ install: $(VENV)/.runtime ## install, enable and start the systemd user unit
 	@systemctl --user enable --quiet $(UNIT)
 	@echo "Starting; up to a minute if Redis or the exchange does not answer"
 	@systemctl --user restart $(UNIT) || \
-		{ systemctl --user status --no-pager --lines 8 $(UNIT); exit 1; }
+		{ systemctl --user status --no-pager --lines 0 $(UNIT); \
+		journalctl --user --no-pager --lines 8 --output cat -u $(UNIT); exit 1; }
 	@systemctl --user show --property=StatusText $(UNIT)
 	@echo "Installed. See it with:"
 	@echo "  systemctl --user status coinex-market-data"
@@ -61,6 +65,7 @@ uninstall: ## stop the unit and take it away; settings and .venv stay
 	@systemctl --user disable --now $(UNIT) 2>/dev/null || true
 	@rm -f $(UNITS)/$(UNIT)
 	@systemctl --user daemon-reload
+	@systemctl --user reset-failed $(UNIT) 2>/dev/null || true
 	@echo "Uninstalled."
 
 clean: ## remove .venv and caches

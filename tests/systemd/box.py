@@ -1,0 +1,169 @@
+"""A throw-away Debian that systemd has booted, where a user has a manager of their own.
+
+It has no network but its own loopback, so its ports are nobody else's.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+
+from tests.systemd import debian
+from tests.systemd.debian import UID, USER, NoBox
+
+ROOT = Path(__file__).parents[2]
+HOME = f"/home/{USER}"
+PROJECT = f"{HOME}/coinex-market-data"
+# Containers lack these. With them a user's manager refuses, as on a real machine, a unit that takes
+# one away without PrivateUsers=.
+CAPABILITIES = "CAP_SYS_MODULE,CAP_SYS_RAWIO,CAP_SYS_TIME,CAP_SYSLOG,CAP_WAKE_ALARM"
+NETWORK = r"(?i)(https?|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE"
+BOOT_S, STOP_S, RUN_S = 120, 60, 300
+
+
+def pip_environ() -> dict[str, str]:
+    """The settings of this machine's pip and what else leads to its index, as variables."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = dict(re.findall(r"^(\S+)=(.+)$", said, re.MULTILINE))
+    environ = {k: v for k, v in os.environ.items() if re.fullmatch(NETWORK, k)}
+    for section in ("global", "install", ":env:"):  # what comes later counts more
+        for name, value in found.items():
+            where, _, key = name.rpartition(".")
+            if where == section:
+                environ[f"PIP_{key.upper().replace('-', '_')}"] = ast.literal_eval(value)
+    return environ
+
+
+def local_paths(environ: dict[str, str]) -> set[Path]:
+    """What `environ` names of this machine's files. An index may link to what is beside it."""
+    words = [word for value in environ.values() for word in value.split()]
+    paths = {Path(word) for word in words if word.startswith("/")}
+    links = {Path(word.removeprefix("file://")) for word in words if word.startswith("file:///")}
+    paths |= links | {link.parent for link in links}
+    return {path for path in paths if path.exists() and path != Path("/")}
+
+
+Done = subprocess.CompletedProcess[str]
+
+
+class Box:
+    """A box that runs, and commands in it."""
+
+    def __init__(self, root: Path, folder: Path) -> None:
+        name = f"coinex-{os.getpid()}"
+        layer, self._log = folder / "layer", folder / "log"
+        layer.mkdir()
+        self._init = 0
+        self._pip = pip_environ()
+        binds = [f"--bind-ro={path}" for path in sorted(local_paths(self._pip))]
+        libc = ctypes.CDLL(None)
+        with self._log.open("w") as output:
+            self._boot = subprocess.Popen(
+                ["unshare", "--mount", Path(__file__).with_name("boot"), name, root, layer,
+                 "--boot", "--quiet", "--register=no", "--keep-unit",
+                 "--link-journal=no", "--private-network", "--console=read-only",
+                 "--resolv-conf=copy-host", f"--capability={CAPABILITIES}", *binds],
+                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                start_new_session=True,  # a Ctrl-C is for the tests, which then end the box
+                preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: if killed
+            )  # fmt: skip
+
+    def wait(self) -> None:
+        """Until it has booted and the user's manager runs. Raises NoBox."""
+        self._until(self._find_init)
+        self._until(lambda: not self.root("systemctl", "is-active", f"user@{UID}").returncode)
+        # nspawn lays a fifo over it that nothing can be mounted on, as ProtectKernelLogs= does.
+        self.root("umount", "/proc/kmsg")
+
+    def _until(self, condition: Callable[[], object]) -> None:
+        give_up_at = time.monotonic() + BOOT_S
+        while not condition():
+            if self._boot.poll() is not None or time.monotonic() > give_up_at:
+                raise NoBox(f"the box did not boot:\n{self._log.read_text()[-2000:]}")
+            time.sleep(0.1)
+
+    def _find_init(self) -> int:
+        """The systemd that is number 1 of a process namespace; before, the box is not whole."""
+        for process in psutil.Process(self._boot.pid).children(recursive=True):
+            with suppress(OSError, psutil.Error):
+                status = Path(f"/proc/{process.pid}/status").read_text()
+                numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
+                if process.name() == "systemd" and len(numbers) > 1 and numbers[-1] == "1":
+                    self._init = process.pid
+        return self._init
+
+    def root(self, *command: str) -> Done:
+        return self._enter(command, {}, "--net")
+
+    def run(self, *command: str, **environ: str) -> Done:
+        """As the user, in the home folder."""
+        return self._enter(_as_user(command), environ, "--net")
+
+    def run_with_pip(self, *command: str) -> Done:
+        """As the user, with this machine's network and the settings of its pip."""
+        return self._enter(_as_user(command), self._pip)
+
+    def _enter(
+        self, command: Sequence[str], environ: dict[str, str], *options: str, given: bytes = b""
+    ) -> Done:
+        """What `command` said, both streams in `stdout`, and its exit code."""
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        done = subprocess.run(
+            ["nsenter", f"--target={self._init}", "--mount", "--uts", "--ipc", "--pid", "--cgroup",
+             *options, "--", *command],
+            env={"PATH": path, "LANG": "C.UTF-8", **environ}, timeout=RUN_S,
+            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        return Done(done.args, done.returncode, done.stdout.decode())
+
+    def copy_project(self) -> None:
+        """This folder as it is now, without what was installed or built here, to PROJECT."""
+        built = [".git", ".venv", "__pycache__", ".*_cache", ".hypothesis"]
+        pack = ["tar", "-c", "-C", str(ROOT), *(f"--exclude={name}" for name in built), "."]
+        tar = subprocess.run(pack, check=True, stdout=subprocess.PIPE).stdout
+        self.run("mkdir", PROJECT).check_returncode()
+        unpack = _as_user(["tar", "-x", "--no-same-owner", "-C", PROJECT])
+        self._enter(unpack, {}, given=tar).check_returncode()
+
+    def stop(self) -> None:
+        """Shut it down in order, or else without."""
+        for within_s in (STOP_S, STOP_S):
+            if self._boot.poll() is None:
+                self._boot.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    self._boot.wait(within_s)
+
+
+def _as_user(command: Sequence[str]) -> list[str]:
+    return [
+        "setpriv", f"--reuid={UID}", f"--regid={UID}", "--init-groups", "--",
+        "env", f"--chdir={HOME}", f"HOME={HOME}", f"USER={USER}",
+        f"XDG_RUNTIME_DIR=/run/user/{UID}", *command,
+    ]  # fmt: skip
+
+
+@contextmanager
+def booted() -> Iterator[Box]:
+    """A box, gone with all its processes and mounts at the end. Raises NoBox."""
+    debian.needs()
+    root = debian.build()
+    with tempfile.TemporaryDirectory(prefix="coinex-box-") as folder:
+        box = Box(root, Path(folder))
+        try:
+            box.wait()
+            yield box
+        finally:
+            box.stop()

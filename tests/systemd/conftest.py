@@ -1,0 +1,141 @@
+"""What the tests of the unit share: a box in which it is installed anew for each test."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import until
+from tests.systemd import box as boxes
+from tests.systemd.box import HOME, PROJECT, Box, Done
+from tests.systemd.debian import USER, NoBox
+
+UNIT = "coinex-market-data.service"
+SETTINGS = f"{HOME}/.config/coinex-market-data.env"
+DROP_IN = f"{HOME}/.config/systemd/user/{UNIT}.d"
+SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
+SERIES = {f"market:ohlcv:{symbol}:{name}" for symbol in SYMBOLS for name in ("5m", "1h")}
+# Short intervals, so that a hang shows soon. All else is as it comes.
+GOOD = f"""\
+BINANCE_BASE_URL=http://127.0.0.1:18080
+SYMBOLS={",".join(SYMBOLS)}
+TIMEFRAMES=5m:5:20,1h:10:40
+"""
+FILLED_S = 60  # from a start to the end of the first fill, an old lease included
+
+
+class Unit:
+    """The installed service, seen and moved as its user does."""
+
+    def __init__(self, box: Box) -> None:
+        self.box = box
+        self._cursor = ""
+        self.forget()
+
+    def forget(self) -> None:
+        """`journal` begins here."""
+        said = self._journalctl("--lines=1", "-o", "json")
+        self._cursor = json.loads(said)["__CURSOR"] if said else ""
+
+    def run(self, *command: str, code: int | None = 0, **environ: str) -> str:
+        """What `command` says as the user; the test fails at another exit code, unless None."""
+        return self._said(self.box.run(*command, **environ), code)
+
+    def systemctl(self, *arguments: str, code: int | None = 0) -> str:
+        return self.run("systemctl", "--user", *arguments, code=code)
+
+    def make(self, target: str, code: int = 0) -> str:
+        make = ["make", "--no-print-directory", "-C", PROJECT, target]
+        return self._said(self.box.run_with_pip(*make), code)
+
+    def _said(self, done: Done, code: int | None) -> str:
+        if code not in (done.returncode, None):
+            pytest.fail(f"{done.args}: exit code {done.returncode}\n{done.stdout}")
+        return done.stdout.strip()
+
+    def write(self, path: str, text: str) -> None:
+        self.run("mkdir", "-p", os.path.dirname(path))  # noqa: PTH120 - a path in the box
+        self.run("sh", "-c", 'printf %s "$TEXT" > "$0"', path, TEXT=textwrap.dedent(text))
+
+    def show(self, name: str) -> str:
+        """A property of the unit."""
+        return self.systemctl("show", "--value", f"--property={name}", UNIT)
+
+    def kill(self, name: str, pid: int) -> None:
+        self.run("sh", "-c", f"kill -{name} {pid}")
+
+    def pid(self) -> int:
+        return int(self.show("MainPID"))
+
+    def is_ok(self) -> bool:
+        """Active, with every series fresh and the lease its own."""
+        status = f"ok: of {len(SYMBOLS)} symbols fresh 5m={len(SYMBOLS)} 1h={len(SYMBOLS)}"
+        return self.show("ActiveState") == "active" and self.show("StatusText") == status
+
+    def wait_until_ok(self) -> None:
+        until(self.is_ok, FILLED_S, 0.2, what=f"{UNIT} is ok")
+
+    def wait_for_another(self, pid: int, within_s: float) -> None:
+        until(lambda: self.pid() not in (0, pid), within_s, 0.2, what=f"another than {pid}")
+
+    def redis(self, *command: str) -> str:
+        return self.run("redis-cli", *command)
+
+    def series(self) -> set[str]:
+        return set(self.redis("--scan", "--pattern", "market:ohlcv:*").splitlines())
+
+    def fault(self, **fault: object) -> None:
+        """Begin a fault of the exchange, or end all if none is given."""
+        post = ["-X", "POST", "-d", json.dumps(fault)] if fault else ["-X", "DELETE"]
+        self.run("curl", "-sS", "--fail", *post, "http://127.0.0.1:18080/sim/fault")
+
+    def _journalctl(self, *options: str) -> str:
+        after = [f"--after-cursor={self._cursor}"] if self._cursor else []
+        return self.run("journalctl", "--user", "-u", UNIT, "--quiet", *after, *options)
+
+    def journal(self, containing: str = "") -> list[dict[str, Any]]:
+        """What the service and systemd said of it since `forget`."""
+        entries = [json.loads(line) for line in self._journalctl("-o", "json").splitlines()]
+        return [entry for entry in entries if containing in entry["MESSAGE"]]
+
+    def wait_for_journal(self, containing: str, within_s: float) -> list[dict[str, Any]]:
+        what = f"{containing} in the journal"
+        found: list[dict[str, Any]] = until(lambda: self.journal(containing), within_s, 0.5, what)
+        return found
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[Box]:
+    """A box with the project, a Redis and the simulated exchange, which outlive the user's
+    manager."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the box like a Ctrl-C
+    try:
+        with boxes.booted() as running:
+            running.copy_project()
+            exchange = ["python3", "-B", "-m", "demo.exchange", "--latency-ms=5"]
+            options = ["--unit=exchange", f"--uid={USER}", f"--working-directory={PROJECT}"]
+            running.root("systemd-run", *options, *exchange).check_returncode()
+            yield running
+    except NoBox as error:
+        pytest.exit(f"make test-systemd: {error}", returncode=1)
+
+
+@pytest.fixture
+def unit(box: Box) -> Iterator[Unit]:
+    """The unit after `make install`, and what it said if the test fails."""
+    unit = Unit(box)
+    unit.run("rm", "-rf", DROP_IN)
+    unit.write(SETTINGS, GOOD)
+    until(lambda: box.run("curl", "-s", "http://127.0.0.1:18080/").returncode == 0, 20, 0.2)
+    unit.fault()
+    unit.make("install")
+    unit.wait_until_ok()
+    unit.forget()
+    yield unit
+    print("\n".join(entry["MESSAGE"] for entry in unit.journal()))
