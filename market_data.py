@@ -431,9 +431,12 @@ class RefreshLoop(threading.Timer):
                 event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
             ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
             due = ticks * interval + self._offset_s
-            # More than an interval is left only if the clock was set back meanwhile.
-            while 0 < (left_s := due - self._wall_clock()) <= interval and not self.at_once:
-                self.silent_until = time.monotonic() + left_s + HANG_S
+            # Only a clock that is set back makes it later; slewing may take the rest.
+            latest = time.monotonic() + due - self._wall_clock() + WAKE_S
+            self.silent_until = latest + HANG_S
+            while not self.at_once and time.monotonic() < latest:
+                if (left_s := due - self._wall_clock()) <= 0:
+                    break
                 # Not all at once: a machine that was suspended wakes up in the middle of it.
                 if self.finished.wait(min(left_s, WAKE_S)):
                     return
