@@ -64,6 +64,7 @@ WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
 KEEP_S = 1.0  # between two looks of the main thread
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
+CLOCK_STEP_S = 0.2  # by which the wall clock is off since the last look: not slewed but set
 STOP_WITHIN_S = 4.0
 CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
 
@@ -494,7 +495,8 @@ class MarketData:
         self._problems: dict[str, str] = {}  # by what has it; "" when it is over
         self._log_length = 0
         self._listing_due_at = 0.0  # only used by the loop that reads prices
-        self._rewrite_after = 0.0  # only used by the main thread
+        self._rewrite_after = 0.0  # only used by the main thread, as is
+        self._wall_ahead_s = time.time() - boot_s()  # at its last look
 
     # --- a refresh: read, store, commit ---
 
@@ -793,15 +795,19 @@ class MarketData:
         except redis.RedisError as error:
             self._note_redis_failure(error)
             return
+        before_s, self._wall_ahead_s = self._wall_ahead_s, time.time() - boot_s()
+        step_s = self._wall_ahead_s - before_s
+        if stepped := abs(step_s) > CLOCK_STEP_S:  # Redis, too, expires keys by the wall clock
+            event(logging.WARNING, "clock_stepped", seconds=f"{step_s:+.1f}")
         missing = 0 if isinstance(present, Exception) else len(live) - present
         vanished = f"{missing} keys vanished before their time" if missing > 0 else ""
         self._note("keys", present if isinstance(present, Exception) else vanished)
-        rewriting = missing > 0 and now >= self._rewrite_after
+        rewriting = stepped or (missing > 0 and now >= self._rewrite_after)
         if rewriting:
             self._rewrite_after = now + REWRITE_PAUSE_S
         with self._lock:
             self._log_length = length if isinstance(length, int) else 0
-            self._unwritten.update(live if rewriting else [])
+            self._unwritten.update(self._held if rewriting else [])
             behind = bool(self._unwritten or self._unpublished or self._unlogged)
         if behind:
             self.commit(wait=False)

@@ -698,6 +698,26 @@ class TestRedisAway:
         assert not data_keys(fake)
         assert service.health()[1]["status"] == "down"
 
+    @pytest.mark.parametrize("step_s", [-3600.0, -0.3, 0.3, 3600.0])
+    def test_a_wall_clock_that_steps_lengthens_no_life_and_shortens_none(
+        self, make: Callable[..., MarketData], fake: Any, step_s: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Redis expires by the wall clock, too, so what it was told before is wrong by the step."""
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        service.keep()
+        wrote = len(read_log(fake))
+        service.keep()
+        assert len(read_log(fake)) == wrote  # without a step there is nothing to do
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + step_s)
+        service.keep()
+        for key, held in service._held.items():
+            left_s = held.expires_at - market_data.boot_s()
+            assert fake.pexpiretime(key) / 1000 - time.time() == pytest.approx(left_s, abs=0.05)
+
     def test_a_stop_in_the_middle_of_a_commit_lengthens_no_life(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
