@@ -476,27 +476,3 @@ class TestSentinel:
         client = connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")
         options = client.connection_pool.connection_kwargs
         assert (options["username"], options["password"], options["db"]) == ("us@er", "p/w", 3)
-
-
-def test_answers_that_are_no_yes_show_as_what_they_are(
-    make: Callable[[], MarketData], redis_server: RedisServer
-) -> None:
-    """And mend by themselves."""
-    service = make()
-    service.claim()
-    turn(service)
-    client: Any = redis_server.client
-    client.config_set("maxmemory", "1")
-    service.keep()
-    assert "memory" in service.health()[1]["problems"]["redis"]
-    client.config_set("maxmemory", "0")
-    service.keep()
-    assert "redis" not in service.health()[1]["problems"]
-    client.replicaof("127.0.0.1", str(free_port()))
-    service.keep()
-    problem = service.health()[1]["problems"]["redis"].lower()
-    assert "read only" in problem or "masterdown" in problem
-    client.replicaof("NO", "ONE")
-    service.keep()
-    assert service.health()[1]["status"] == "ok"
-    assert market_data.LEADER_KEY in client.keys("market:*")
