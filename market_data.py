@@ -62,6 +62,7 @@ HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis t
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
 WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
 KEEP_S = 1.0  # between two looks of the main thread
+COMMIT_PAUSE_S = 4.0  # at most, between tries to send what Redis refuses; they double from KEEP_S
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
 CLOCK_STEP_S = 0.2  # by which the wall clock is off since the last look: not slewed but set
@@ -495,7 +496,9 @@ class MarketData:
         self._problems: dict[str, str] = {}  # by what has it; "" when it is over
         self._log_length = 0
         self._listing_due_at = 0.0  # only used by the loop that reads prices
-        self._rewrite_after = 0.0  # only used by the main thread, as is
+        # Only used by the main thread.
+        self._rewrite_after = self._commit_after = 0.0
+        self._commit_pause_s = KEEP_S
         self._wall_ahead_s = time.time() - boot_s()  # at its last look
 
     # --- a refresh: read, store, commit ---
@@ -809,10 +812,12 @@ class MarketData:
             self._log_length = length if isinstance(length, int) else 0
             self._unwritten.update(self._held if rewriting else [])
             behind = bool(self._unwritten or self._unpublished or self._unlogged)
-        if behind:
-            self.commit(wait=False)
-        else:
+        if not behind:
             self._note("redis", "")
+            self._commit_pause_s = KEEP_S
+        elif now >= self._commit_after and not self.commit(wait=False):
+            self._commit_pause_s = min(2 * self._commit_pause_s, COMMIT_PAUSE_S)
+            self._commit_after = now + self._commit_pause_s
 
     # --- life ---
 

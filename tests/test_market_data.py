@@ -671,6 +671,48 @@ class TestRedisAway:
         lines = [message for message in caplog.messages if "what=redis" in message]
         assert lines == ["event=problem what=redis reason=gone", "event=problem_over what=redis"]
 
+    def test_what_is_refused_is_sent_ever_more_rarely_but_with_each_refresh(
+        self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And once it is taken, again at once. The lease is renewed each second all the while."""
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        began = now = market_data.boot_s()
+        ahead_s = time.time() - now
+        monkeypatch.setattr(market_data, "boot_s", lambda: now)
+        monkeypatch.setattr(time, "time", lambda: now + ahead_s)
+        sent: list[float] = []
+        send, refuses = service._logged.send, True
+
+        def sending(*arguments: Any, **more: Any) -> None:
+            sent.append(now - began)
+            if refuses:
+                raise redis.ResponseError("no")
+            send(*arguments, **more)
+
+        def seconds(count: int) -> list[float]:
+            nonlocal now
+            sent.clear()
+            for _ in range(count):
+                now += 1
+                fake.delete(market_data.LEADER_KEY)
+                service.keep()
+                assert fake.exists(market_data.LEADER_KEY)
+            return list(sent)
+
+        monkeypatch.setattr(service._logged, "send", sending)
+        turn(service)
+        assert seconds(12) == [1, 3, 7, 11]
+        turn(service)
+        assert sent == [1, 3, 7, 11, 12]
+        refuses = False
+        assert seconds(4) == [15] and service.health()[1]["problems"] == {}
+        assert seconds(1) == []
+        refuses = True
+        turn(service)
+        assert seconds(3) == [18, 20]
+
     def test_keys_that_vanish_come_back_with_the_ttl_they_have_left(
         self, make: Callable[..., MarketData], fake: Any
     ) -> None:
