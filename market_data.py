@@ -65,7 +65,7 @@ KEEP_S = 1.0  # between two looks of the main thread
 COMMIT_PAUSE_S = 4.0  # at most, between tries to send what Redis refuses; they double from KEEP_S
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
-CLOCK_STEP_S = 0.2  # by which the wall clock is off since the last look: not slewed but set
+CLOCK_STEP_S = 0.2  # by so much between two looks a wall clock is set, not slewed
 STOP_WITHIN_S = 4.0
 CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
 
@@ -433,7 +433,7 @@ class RefreshLoop(threading.Timer):
                 event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
             ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
             due = ticks * interval + self._offset_s
-            # Only a clock that is set back makes it later; slewing may take the rest.
+            # Later only by a clock that is set back; one that is slewed loses less than WAKE_S.
             latest = time.monotonic() + due - self._wall_clock() + WAKE_S
             self.silent_until = latest + HANG_S
             while not self.at_once and time.monotonic() < latest:
