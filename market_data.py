@@ -67,8 +67,10 @@ HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis t
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
 WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
 KEEP_S = 1.0  # between two looks of the main thread
+COMMIT_PAUSE_S = 4.0  # at most, between tries to send what Redis refuses; they double from KEEP_S
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
+CLOCK_STEP_S = 0.2  # by so much between two looks a wall clock is set, not slewed
 STOP_WITHIN_S = 4.0
 CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
 
@@ -465,9 +467,12 @@ class RefreshLoop(threading.Timer):
                 event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
             ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
             due = ticks * interval + self._offset_s
-            # More than an interval is left only if the clock was set back meanwhile.
-            while 0 < (left_s := due - self._wall_clock()) <= interval and not self.at_once:
-                self.silent_until = time.monotonic() + left_s + HANG_S
+            # Later only by a clock that is set back; one that is slewed loses less than WAKE_S.
+            latest = time.monotonic() + due - self._wall_clock() + WAKE_S
+            self.silent_until = latest + HANG_S
+            while not self.at_once and time.monotonic() < latest:
+                if (left_s := due - self._wall_clock()) <= 0:
+                    break
                 # Not all at once: a machine that was suspended wakes up in the middle of it.
                 if self.finished.wait(min(left_s, WAKE_S)):
                     return
@@ -528,7 +533,10 @@ class MarketData:
         self._listing = Listing({}, {}, {})
         self._listing_expires_at = 0.0
         self._listing_due_at = 0.0  # only used by the loop that reads prices
-        self._rewrite_after = 0.0  # only used by the main thread
+        # Only used by the main thread.
+        self._rewrite_after = self._commit_after = 0.0
+        self._commit_pause_s = KEEP_S
+        self._wall_ahead_s = time.time() - boot_s()  # at its last look
 
     # --- a refresh: read, store, commit ---
 
@@ -832,20 +840,26 @@ class MarketData:
         except redis.RedisError as error:
             self._note_redis_failure(error)
             return
+        before_s, self._wall_ahead_s = self._wall_ahead_s, time.time() - boot_s()
+        step_s = self._wall_ahead_s - before_s
+        if stepped := abs(step_s) > CLOCK_STEP_S:  # Redis, too, expires keys by the wall clock
+            event(logging.WARNING, "clock_stepped", seconds=f"{step_s:+.1f}")
         missing = 0 if isinstance(present, Exception) else len(live) - present
         vanished = f"{missing} keys vanished before their time" if missing > 0 else ""
         self._note("keys", present if isinstance(present, Exception) else vanished)
-        rewriting = missing > 0 and now >= self._rewrite_after
+        rewriting = stepped or (missing > 0 and now >= self._rewrite_after)
         if rewriting:
             self._rewrite_after = now + REWRITE_PAUSE_S
         with self._lock:
             self._log_length = length if isinstance(length, int) else 0
-            self._unwritten.update(live if rewriting else [])
+            self._unwritten.update(self._held if rewriting else [])
             behind = bool(self._unwritten or self._unpublished or self._unlogged)
-        if behind:
-            self.commit(wait=False)
-        else:
+        if not behind:
             self._note("redis", "")
+            self._commit_pause_s = KEEP_S
+        elif now >= self._commit_after and not self.commit(wait=False):
+            self._commit_pause_s = min(2 * self._commit_pause_s, COMMIT_PAUSE_S)
+            self._commit_after = now + self._commit_pause_s
 
     # --- life ---
 

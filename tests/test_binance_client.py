@@ -425,6 +425,28 @@ class TestParseKlines:
         with pytest.raises(BadResponse, match="future"):
             parse_klines([row()], "5m", NOW - 11_000)
 
+    @responses.activate
+    @pytest.mark.parametrize(
+        ("step_s", "borne"), [(-3600.0, False), (-300.3, False), (-0.3, True), (0.3, True),
+                              (3600.0, True)],
+    )  # fmt: skip
+    def test_a_clock_that_steps_costs_no_more_than_the_reads_while_it_is_slow(
+        self, limiter: RateLimiter, step_s: float, borne: bool
+    ) -> None:
+        """The candle is of this second; it is judged by the clock of when it came."""
+        responses.get(KLINES, json=[row(NOW - STEP), row()])
+        wall = Clock(NOW / 1000)
+        client = BinanceClient(BASE, limiter, wait=lambda _: False, wall_clock=wall)
+        assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+        wall.now += step_s
+        if borne:
+            assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+        else:
+            with pytest.raises(BadResponse, match="from the future, by this machine's clock"):
+                client.klines("BTCUSDT", "5m", 2)
+        wall.now -= step_s
+        assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+
 
 class TestParseTickers:
     @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,8 @@ from consumers.market_cache import MarketCache
 from demo.exchange import Exchange
 from market_data import LEADER_KEY, MarketData, Settings
 from redis_log import Fenced, LoggedRedis, connect, read_log
+from tests.chaos.checker import Listener
+from tests.chaos.record import Door, Record
 from tests.conftest import RedisServer, Service, free_port, redis_executable, until
 
 Start = Callable[..., Service]
@@ -269,6 +276,103 @@ class TestTwoServices:
         assert "keeps Redis filled" in once.log.read_text()
 
 
+class Writers:
+    """Who wrote and who held the lease then, in the order of Redis, as MONITOR shows it. Each
+    instance has a message log of its own, so each transaction says whose it is."""
+
+    def __init__(self) -> None:
+        self.lines, self.gaps = 0, -1  # the first call of `missed` is the begin
+        self.wrote: list[tuple[str, str]] = []  # by transaction: whose log, whose token
+        self._logs: dict[str, str] = {}  # by client address: of its transaction
+        self._holder, self._held_until = "", 0.0  # epoch seconds
+
+    def missed(self) -> None:
+        self.gaps += 1
+
+    def feed(self, line: str) -> None:
+        self.lines += 1
+        client = line.partition("]")[0].rpartition(" ")[2]
+        at, words = float(line.split()[0]), re.findall(r'"((?:[^"\\]|\\.)*)"', line)
+        match words:
+            case ["SET", key, token, "PX", ttl_ms] if key == LEADER_KEY:
+                self._holder, self._held_until = token, at + int(ttl_ms) / 1000
+            case ["XADD", log, *_]:
+                self._logs[client] = log
+            case ["EXEC"]:
+                self.wrote.append((self._logs[client], self._holder * (at <= self._held_until)))
+
+
+class Lookout(threading.Thread):
+    """Looks for `keys` ten times a second, and notes which were missing at one time or another."""
+
+    def __init__(self, url: str, keys: list[str]) -> None:
+        super().__init__(name="lookout", daemon=True)
+        self._client, self._keys = connect(url), keys
+        self.over = threading.Event()
+        self.looks = 0
+        self.missing: set[str] = set()
+
+    def run(self) -> None:
+        while not self.over.wait(0.1):
+            found: Any = self._client.mget(self._keys)
+            self.missing.update(key for key, value in zip(self._keys, found, strict=True)
+                                if value is None)  # fmt: skip
+            self.looks += 1
+
+
+def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
+    start_service: Start, exchange: Exchange, redis_server: RedisServer
+) -> None:
+    """20 times, one at any moment and the next after its first fill; then another instance is
+    started. Takes 90 s, most of it the leases of the dead."""
+    rng, client = random.Random(1), redis_server.client
+    record, writers = Record(), Writers()
+    kinds = ("ohlcv:{}:5m", "ohlcv:{}:1h", "price:{}")
+    keys = [f"market:{kind}".format(symbol) for symbol in SYMBOLS.split(",") for kind in kinds]
+    lookout, listener = Lookout(redis_server.url, keys), Listener(redis_server.url, writers)
+    running: dict[str, Service] = {}  # by name
+    tokens: dict[str, str] = {}  # by name: what its token has and no other
+    led: list[str] = []
+
+    def start(stack: ExitStack) -> None:
+        name = f"instance{len(led) + len(running)}"
+        door = stack.enter_context(Door(exchange, record, name))
+        running[name] = start_service(**FAST, BINANCE_BASE_URL=door.url, MESSAGE_LOG_KEY=name)
+        tokens[name] = f":{running[name].process.pid}:"
+
+    def leader() -> str:
+        """Of those that run."""
+        token = str(client.get(LEADER_KEY))
+        return next((name for name in running if tokens[name] in token), "")
+
+    with ExitStack() as stack:
+        stack.callback(listener.stop)
+        listener.start()
+        until(lambda: client.ping() and writers.lines, 5)
+        start(stack)
+        start(stack)
+        until(lambda: client.exists(*keys) == len(keys), 10, what="the first fill")
+        stack.callback(lookout.over.set)
+        lookout.start()
+        while len(led) < 20:
+            led.append(until(leader, 10, what="one that leads"))
+            if len(led) % 2:
+                time.sleep(rng.uniform(0, 1.5))  # before, in or after its first refreshes
+            else:
+                running[led[-1]].wait_for("ok")
+            running.pop(led[-1]).process.kill()
+            start(stack)
+        led.append(until(leader, 10, what="one that leads"))
+        running[led[-1]].wait_for("ok")
+        assert not lookout.missing and lookout.is_alive() and lookout.looks > 300
+    assert not writers.gaps and not listener.error
+    assert [(name, held) for name, held in writers.wrote if tokens[name] not in held] == []
+    wrote = [name for name, _ in groupby(name for name, _ in writers.wrote)]
+    asked = [name for name, _ in groupby(each.service for each in sorted(record.asked()))]
+    assert wrote == [name for name in led if name in wrote] and len(wrote) >= 10  # one at a time
+    assert asked == [name for name in led if name in asked] and len(asked) >= len(wrote)
+
+
 class Sentinel:
     """A master, a replica, and a sentinel that fails over within about 2 s."""
 
@@ -372,27 +476,3 @@ class TestSentinel:
         client = connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")
         options = client.connection_pool.connection_kwargs
         assert (options["username"], options["password"], options["db"]) == ("us@er", "p/w", 3)
-
-
-def test_answers_that_are_no_yes_show_as_what_they_are(
-    make: Callable[[], MarketData], redis_server: RedisServer
-) -> None:
-    """And mend by themselves."""
-    service = make()
-    service.claim()
-    turn(service)
-    client: Any = redis_server.client
-    client.config_set("maxmemory", "1")
-    service.keep()
-    assert "memory" in service.health()[1]["problems"]["redis"]
-    client.config_set("maxmemory", "0")
-    service.keep()
-    assert "redis" not in service.health()[1]["problems"]
-    client.replicaof("127.0.0.1", str(free_port()))
-    service.keep()
-    problem = service.health()[1]["problems"]["redis"].lower()
-    assert "read only" in problem or "masterdown" in problem
-    client.replicaof("NO", "ONE")
-    service.keep()
-    assert service.health()[1]["status"] == "ok"
-    assert market_data.LEADER_KEY in client.keys("market:*")

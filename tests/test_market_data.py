@@ -10,6 +10,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import fakeredis
@@ -20,6 +21,7 @@ import market_data
 from binance_client import Candle
 from demo.exchange import Exchange
 from market_data import (
+    WAKE_S,
     MarketData,
     RefreshLoop,
     Series,
@@ -226,6 +228,27 @@ class MovedLoop(RefreshLoop):
         return self.finished.is_set()
 
 
+class SteppedLoop(MovedLoop):
+    """Its wall clock steps by `step_s` when `at_s` seconds have really passed."""
+
+    def __init__(self, step_s: float, at_s: float, turns: int) -> None:
+        self.passed_s, self._step_s, self._at_s = 0.0, step_s, at_s
+        self.fired_s: list[float] = []  # really
+        super().__init__(30, turns, takes_s=0.2, now=self.now)
+
+    @property
+    def now(self) -> float:
+        return 1000.2 + self.passed_s + self._step_s * (self.passed_s >= self._at_s)
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self.passed_s += now - self.now
+
+    def turn(self, timeframe: Timeframe) -> bool:
+        self.fired_s.append(self.passed_s)
+        return super().turn(timeframe)
+
+
 class TestRefreshLoop:
     def test_fires_at_once_then_on_aligned_ticks_without_drift(self) -> None:
         loop = MovedLoop(30, turns=5, takes_s=3.7)
@@ -243,22 +266,21 @@ class TestRefreshLoop:
         loop.run()
         assert loop.fired == pytest.approx([1000.2, 1020.5, 1050.5, 1080.5])
 
-    @pytest.mark.parametrize("step_s", [-3600.0, -10.0, 10.0, 3600.0])
-    def test_a_clock_that_steps_is_aligned_again_within_an_interval(self, step_s: float) -> None:
-        loop = MovedLoop(30, turns=6)
-        waits: list[float] = []
-
-        def wait(seconds: float) -> bool:
-            waits.append(seconds)
-            loop.now += seconds
-            if len(waits) == 15:
-                loop.now += step_s
-            return loop.finished.is_set()
-
-        loop.finished.wait = wait  # type: ignore[method-assign, assignment]
+    @pytest.mark.parametrize("step_s", [-3600.0, -29.9, -10.0, -0.3, 0.3, 10.0, 29.9, 3600.0])
+    @pytest.mark.parametrize("at_s", [19.0, 20.2, 20.35, 20.6, 35.0, 50.1])
+    def test_a_clock_that_steps_makes_no_storm_and_no_hole(
+        self, monkeypatch: pytest.MonkeyPatch, step_s: float, at_s: float
+    ) -> None:
+        """Due after 20.3 s and 50.3 s, for 0.2 s: it steps before, in and after a refresh."""
+        loop = SteppedLoop(step_s, at_s, turns=8)
+        monkeypatch.setattr(time, "monotonic", lambda: loop.passed_s)
         loop.run()
-        assert sum(waits) < 6 * 30
-        assert [fired % 30 for fired in loop.fired[-2:]] == pytest.approx([0.5, 0.5])
+        between = [b - a for a, b in pairwise(loop.fired_s)]
+        assert max(between) < 30 + 2 * WAKE_S + 0.01
+        assert sum(gap < 20 for gap in between[1:]) <= 2  # one early, and that which aligns again
+        assert loop.fired[-3:] == pytest.approx([loop.fired[-1] - 60, loop.fired[-1] - 30,
+                                                 loop.fired[-1]])  # fmt: skip
+        assert [fired % 30 for fired in loop.fired[-3:]] == pytest.approx([0.5] * 3)
 
     def test_an_error_is_logged_with_its_place_and_ends_nothing(
         self, caplog: pytest.LogCaptureFixture
@@ -659,6 +681,48 @@ class TestRedisAway:
         lines = [message for message in caplog.messages if "what=redis" in message]
         assert lines == ["event=problem what=redis reason=gone", "event=problem_over what=redis"]
 
+    def test_what_is_refused_is_sent_ever_more_rarely_but_with_each_refresh(
+        self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And once it is taken, again at once. The lease is renewed each second all the while."""
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        began = now = market_data.boot_s()
+        ahead_s = time.time() - now
+        monkeypatch.setattr(market_data, "boot_s", lambda: now)
+        monkeypatch.setattr(time, "time", lambda: now + ahead_s)
+        sent: list[float] = []
+        send, refuses = service._logged.send, True
+
+        def sending(*arguments: Any, **more: Any) -> None:
+            sent.append(now - began)
+            if refuses:
+                raise redis.ResponseError("no")
+            send(*arguments, **more)
+
+        def seconds(count: int) -> list[float]:
+            nonlocal now
+            sent.clear()
+            for _ in range(count):
+                now += 1
+                fake.delete(market_data.LEADER_KEY)
+                service.keep()
+                assert fake.exists(market_data.LEADER_KEY)
+            return list(sent)
+
+        monkeypatch.setattr(service._logged, "send", sending)
+        turn(service)
+        assert seconds(12) == [1, 3, 7, 11]
+        turn(service)
+        assert sent == [1, 3, 7, 11, 12]
+        refuses = False
+        assert seconds(4) == [15] and service.health()[1]["problems"] == {}
+        assert seconds(1) == []
+        refuses = True
+        turn(service)
+        assert seconds(3) == [18, 20]
+
     def test_keys_that_vanish_come_back_with_the_ttl_they_have_left(
         self, make: Callable[..., MarketData], fake: Any
     ) -> None:
@@ -685,6 +749,26 @@ class TestRedisAway:
         service.keep()
         assert not data_keys(fake)
         assert service.health()[1]["status"] == "down"
+
+    @pytest.mark.parametrize("step_s", [-3600.0, -0.3, 0.3, 3600.0])
+    def test_a_wall_clock_that_steps_lengthens_no_life_and_shortens_none(
+        self, make: Callable[..., MarketData], fake: Any, step_s: float,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:  # fmt: skip
+        """Redis expires by the wall clock, too, so what it was told before is wrong by the step."""
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        service.keep()
+        wrote = len(read_log(fake))
+        service.keep()
+        assert len(read_log(fake)) == wrote  # without a step there is nothing to do
+        wall = time.time
+        monkeypatch.setattr(time, "time", lambda: wall() + step_s)
+        service.keep()
+        for key, held in service._held.items():
+            left_s = held.expires_at - market_data.boot_s()
+            assert fake.pexpiretime(key) / 1000 - time.time() == pytest.approx(left_s, abs=0.1)
 
     def test_a_stop_in_the_middle_of_a_commit_lengthens_no_life(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
