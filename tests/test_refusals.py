@@ -167,5 +167,5 @@ def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
     lines = [message for message in caplog.messages if "what=redis" in message]
     assert lines[1:] == ["event=problem_over what=redis"]
     for key, held in service._held.items():
-        assert redis_server.client.get(key) == held.json()
+        assert redis_server.client.get(key) == held.json().decode()
     service.stop(until=time.monotonic() + 5)
