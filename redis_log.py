@@ -174,7 +174,7 @@ class LoggedRedis(_LoggedOperations):
         return Batch(self.source)
 
     def send(self, batch: Batch, fence: tuple[str, str] | None = None) -> None:
-        """One MULTI/EXEC, one round trip: the writes of `batch`, its log entries, its publishes.
+        """One MULTI/EXEC: the writes of `batch`, its log entries, its publishes.
 
         Where Redis will not have the entries (another type of key, no permission), it gets the
         rest without them. With a `fence`, a key and its value, nothing is sent unless the key has
@@ -236,8 +236,7 @@ class LoggedRedis(_LoggedOperations):
             if fence:
                 # From here to EXEC any change of the key ends the transaction, so a program that
                 # was stopped in between (SIGSTOP, a laptop's lid) cannot send what it meant to.
-                pipeline.watch(fence[0])
-                if (value := pipeline.get(fence[0])) != fence[1]:
+                if (value := _watch(pipeline, fence[0])) != fence[1]:
                     raise Fenced(f"{fence[0]} is {value!r}")
                 pipeline.multi()
             for command in [*writes, *log, *publishes]:
@@ -249,6 +248,18 @@ class LoggedRedis(_LoggedOperations):
         first, last = len(writes), len(writes) + len(log)
         refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
         return answers[:first] + answers[last:], refused
+
+
+def _watch(pipeline: Any, key: str) -> Any:
+    """WATCH `key` and return what it holds: one round trip, where redis-py alone makes two."""
+    pipeline.watching = True
+    pipeline.connection = connection = pipeline.connection_pool.get_connection()
+    connection.send_packed_command(connection.pack_commands([("WATCH", key), ("GET", key)]))
+    try:
+        connection.read_response()
+    finally:  # even if WATCH was refused, the second answer must not be taken for a later one
+        value = connection.read_response()
+    return value
 
 
 def _pattern(keys: tuple[str, ...]) -> str:
