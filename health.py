@@ -109,6 +109,8 @@ class _HealthHandler(JsonHandler):
 
 PATHS = ["/health", "/metrics", "/api/v3/"]
 STATUSES = ("ok", "degraded", "standby", "starting", "down")
+# How the exchange refuses: counted from 0, or Prometheus would see no increase by the first one.
+REFUSALS = dict.fromkeys(("403", "418", "429", "451"), 0)
 # What clients of the exchange look at, to learn how much of its limit they have used.
 NO_WEIGHT = {"X-MBX-USED-WEIGHT": "0", "X-MBX-USED-WEIGHT-1M": "0"}
 
@@ -135,17 +137,16 @@ def metrics(health: dict[str, Any]) -> str:
     add("leader", "gauge", "Whether this instance fetches.", leads)
     add("problem", "gauge", "1 for each of /health.", dict.fromkeys(health["problems"], 1), "what")
     add("symbols", "gauge", "Symbols that are asked for.", health["symbols"])
-    fresh, failing = ({name: part[field] for name, part in parts.items()}
-                      for field in ("fresh", "failing"))  # fmt: skip
+    fresh = {name: part["fresh"] for name, part in parts.items()}
+    failing = {name: len(part["failing"]) for name, part in parts.items()}
     add("symbols_fresh", "gauge", "Symbols with data younger than its TTL.", fresh, "what")
-    add("symbols_failing", "gauge", "Symbols whose last read failed.",
-        {name: len(reasons) for name, reasons in failing.items()}, "what")  # fmt: skip
+    add("symbols_failing", "gauge", "Symbols whose last read failed.", failing, "what")
     add("age_seconds", "gauge", "Age of the newest data.", ages, "what")
     for name, about in (("refreshes", "Refreshes."), ("refresh_seconds", "Time spent refreshing.")):
         counts = {frame: of[name] for frame, of in frames.items()}
         add(f"{name}_total", "counter", about, counts, "timeframe")
     add("requests_total", "counter", "Requests to the exchange, by HTTP status or none.",
-        exchange["requests"], "status")  # fmt: skip
+        REFUSALS | exchange["requests"], "status")  # fmt: skip
     add("used_weight", "gauge", "Used by this address in a minute.", exchange["used_weight"])
     add("weight_limit", "gauge", "Weight that this program may use.", exchange["weight_limit"])
     add("hold_seconds", "gauge", "Until the exchange may be asked again.", exchange["hold_s"])
