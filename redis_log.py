@@ -276,23 +276,27 @@ def read_log(
     *, key: str = DEFAULT_KEY,
 ) -> list[Entry]:  # fmt: skip
     """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
-    # A client that leaves entries as the flat lists that they come as: to make dicts of all
-    # 10,000 takes as long again as to read them.
-    reader = redis.Redis(connection_pool=client.connection_pool)
+    # A client that leaves entries as the flat lists of bytes that they come as: to make dicts of
+    # text of all 10,000 takes as long again as to read them.
+    reader: Any = redis.Redis(connection_pool=client.connection_pool)
     reader.set_response_callback("XREVRANGE", lambda response, **_: response)
+    wanted = [word.encode() for word in (type, source) if word is not None]
+    count = PAGE if wanted else limit
     found: list[Entry] = []
-    before = "+"
+    before: str | bytes = "+"
     while len(found) < limit:
-        count = PAGE if type or source else limit
-        page: Any = reader.xrevrange(key, max=before, count=count)
+        page: Any = reader.execute_command(
+            "XREVRANGE", key, before, "-", "COUNT", count, NEVER_DECODE=True
+        )
         for id_, flat in page:
-            if (type is None or type in flat) and (source is None or source in flat):
-                fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            if all(word in flat for word in wanted):
+                texts = [text.decode(errors="backslashreplace") for text in flat]
+                fields = dict(zip(texts[::2], texts[1::2], strict=True))
                 if _matches(fields, type, source):
-                    found.append(fields | {"id": id_})
+                    found.append(fields | {"id": id_.decode()})
         if len(page) < count:
             break
-        before = f"({page[-1][0]}"
+        before = b"(" + page[-1][0]
     return found[:limit]
 
 
