@@ -18,7 +18,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPResponse
-from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import requests
@@ -88,7 +87,7 @@ class Stopped(BinanceError):
 
 class Candle(NamedTuple):
     """`timestamp` is the open time in ms UTC, `volume` is in units of the base coin; `row` is the
-    exchange's own row as JSON, without its brackets."""
+    exchange's own row, as JSON without its brackets."""
 
     timestamp: int
     open: float
@@ -96,7 +95,7 @@ class Candle(NamedTuple):
     low: float
     close: float
     volume: float
-    row: str = ""
+    row: bytes = b""
 
 
 class Ticker(NamedTuple):
@@ -316,8 +315,8 @@ class BinanceClient:
         """The newest `limit` candles, oldest first; the last may still be forming. Weight 1."""
         params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
         with _naming(symbol):
-            rows = self._get("klines", params, 1, give_up_at)
-            return parse_klines(rows, timeframe, self._now_ms())
+            body = self._get("klines", params, 1, give_up_at)
+            return parse_klines(body, timeframe, self._now_ms())
 
     def tickers(
         self, symbols: Sequence[str], give_up_at: float = math.inf
@@ -329,7 +328,8 @@ class BinanceClient:
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
         with _naming(",".join(symbols)):
-            rows = self._get("ticker/24hr", {"symbols": _list_param(symbols)}, 1, give_up_at)
+            params = {"symbols": _list_param(symbols)}
+            rows = _parse(self._get("ticker/24hr", params, 1, give_up_at))
             return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
@@ -341,11 +341,11 @@ class BinanceClient:
             if error.code != UNKNOWN_SYMBOL:
                 raise
             info = self._get("exchangeInfo", {}, 10, give_up_at)
-        return parse_listing(info, symbols)
+        return parse_listing(_parse(info), symbols)
 
     def server_time(self, give_up_at: float = math.inf) -> int:
         """The exchange's clock in ms UTC. Weight 1."""
-        answer = self._get("time", {}, 1, give_up_at)
+        answer = _parse(self._get("time", {}, 1, give_up_at))
         if not isinstance(answer, dict) or type(answer.get("serverTime")) is not int:
             raise BadResponse("no serverTime in the answer")
         return int(answer["serverTime"])
@@ -353,7 +353,7 @@ class BinanceClient:
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
 
-    def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> Any:
+    def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> bytes:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
@@ -373,8 +373,8 @@ class BinanceClient:
                 raise Stopped("stopping")
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, path: str, params: dict[str, str], give_up_at: float) -> Any:
-        """One request. Its answer is read whole, within the bounds of time and size."""
+    def _ask(self, path: str, params: dict[str, str], give_up_at: float) -> bytes:
+        """The body of one answer, read whole, within the bounds of time and size."""
         timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
         try:
             with self._session().get(
@@ -393,10 +393,7 @@ class BinanceClient:
             raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         if response.status_code != 200:
             raise _error_of(response, body)
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
+        return body
 
     def _count(self, status: str) -> None:
         with self._lock:
@@ -466,6 +463,17 @@ def _error_of(response: requests.Response, body: bytes) -> BinanceError:
     return Rejected(f"HTTP {status}: {message} (code {code})", status=status, code=code)
 
 
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")
+
+
 def _network_reason(error: Exception) -> str:
     """A short reason without addresses; the libraries wrap the cause several times."""
     root: BaseException = error
@@ -485,18 +493,17 @@ _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _FIVE_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){4}")
 
 
-def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
+def parse_klines(body: bytes, timeframe: str, now_ms: int) -> list[Candle]:
     """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
 
     A row is [open time, open, high, low, close, volume, ...]: an integer, then decimal strings.
     """
+    rows = _parse(body)
     if not isinstance(rows, list) or not rows:
         raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
     candles: list[Candle] = []
     previous_ms, step_ms = -1, TIMEFRAME_MS[timeframe]
-    # As many as rows, unless one is no list or has brackets inside, which is found below.
-    texts = _json(rows)[2:-2].split("],[")
-    for row, text in zip_longest(rows, texts):
+    for row, text in zip(rows, _texts_of(rows, body), strict=True):
         if not isinstance(row, list) or len(row) < KLINE_FIELDS:
             raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
         open_ms, numbers = row[0], row[1:6]
@@ -506,15 +513,26 @@ def parse_klines(rows: Any, timeframe: str, now_ms: int) -> list[Candle]:
             raise _bad_candle(open_ms, "not in order")
         if open_ms > now_ms + CLOCK_SKEW_MS:
             raise _bad_candle(open_ms, "from the future, by this machine's clock")
-        strings = all(type(number) is str for number in numbers)
-        if not strings or not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
-            raise _bad_candle(open_ms, f"not made of numbers: {str(numbers)[:80]}")
+        try:  # join takes nothing but strings
+            if not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
+                raise TypeError
+        except TypeError:
+            raise _bad_candle(open_ms, f"not made of numbers: {str(numbers)[:80]}") from None
         opened, high, low, close, volume = map(float, numbers)
         if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
             raise _bad_candle(open_ms, f"contradicts itself: {str(numbers)[:80]}")
         candles.append(Candle(open_ms, opened, high, low, close, volume, text))
         previous_ms = open_ms
     return candles
+
+
+def _texts_of(rows: list[Any], body: bytes) -> list[bytes]:
+    """The JSON of each of `rows` without its brackets, as it is in `body` if it is written there
+    without spaces in between and with no other brackets; as the exchange does."""
+    count, ends = len(rows), (body[:2], body[-2:])
+    if ends == (b"[[", b"]]") and body.count(b"[") == count + 1 and body.count(b"],[") == count - 1:
+        return body[2:-2].split(b"],[")
+    return [_json(row)[1:-1].encode() for row in rows]
 
 
 def _bad_candle(open_ms: object, what: str) -> BadResponse:

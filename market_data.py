@@ -239,7 +239,7 @@ class Settings:
     refresh_offset_ms: int = _env("500", _number, 0, 10_000)
     health_host: str = _env("127.0.0.1", _text, r"[\w.:-]+", "a host or address")
     health_port: int = _env("8895", _number, 0, 65535)
-    max_workers: int = _env("16", _number, 1, 64)
+    max_workers: int = _env("32", _number, 1, 64)
     weight_limit: int = _env("1200", _number, 20, binance.WEIGHT_LIMIT)
     message_log_key: str = _env(redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
                                 "a key without spaces, not one of market:")  # fmt: skip
@@ -288,7 +288,7 @@ class Settings:
 
 # --- candles ---
 
-_CANDLE_JSON = '{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
+_CANDLE_JSON = b'{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
 _PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
 # The `times`, `older` and `recent` of a Series.
@@ -351,18 +351,19 @@ class Price:
 
 
 def encode(candles: Sequence[Candle]) -> Encoded:
-    return array("q", [candle.timestamp for candle in candles]), *_pack(_texts(candles))
+    """What a Series of `candles` holds of them."""
+    return array("q", [candle.timestamp for candle in candles]), *_pack(*_texts(candles))
 
 
-def _texts(candles: Sequence[Candle]) -> list[tuple[bytes, bytes]]:
-    return [((_CANDLE_JSON % candle[:6]).encode(), candle.row.encode()) for candle in candles]
+def _texts(candles: Sequence[Candle]) -> tuple[list[bytes], list[bytes]]:
+    """The two texts of each, by kind."""
+    return [_CANDLE_JSON % candle[:6] for candle in candles], [candle.row for candle in candles]
 
 
-def _pack(texts: list[tuple[bytes, bytes]]) -> Any:
-    """The `older` and `recent` of a Series."""
-    older = list(zip(*texts[:-RECENT], strict=True)) or [(), ()]
-    jsons, rows = (zlib.compress(b"\n".join(lines), 1) for lines in older)
-    return (jsons, rows), tuple(texts[-RECENT:])
+def _pack(*kinds: list[bytes]) -> tuple[Any, Any]:
+    """The `older` and `recent` of a Series that has these texts."""
+    older = tuple(zlib.compress(b"\n".join(texts[:-RECENT]), 1) for texts in kinds)
+    return older, tuple(zip(*(texts[-RECENT:] for texts in kinds), strict=True))
 
 
 def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> Encoded | None:
@@ -383,10 +384,11 @@ def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> E
         return None
     recent_from = len(held.times) - len(held.recent)
     if start >= recent_from and len(held.recent) < 2 * RECENT:
-        packed = held.older, (*held.recent[: start - recent_from], *_texts(candles))
+        added = zip(*_texts(candles), strict=True)
+        packed = held.older, (*held.recent[: start - recent_from], *added)
     else:
-        kept = list(zip(held.texts(), held.rows(), strict=True))[:start]
-        packed = _pack(kept + _texts(candles))
+        kept = held.texts()[:start], held.rows()[:start]
+        packed = _pack(*map(list.__add__, kept, _texts(candles)))
     return (held.times[:start] + times)[-limit:], *packed
 
 

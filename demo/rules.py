@@ -16,7 +16,7 @@ from demo import market
 
 WEIGHT_LIMIT = 1200  # a minute of the exchange's clock, for each IP address
 RAW_LIMIT, RAW_WINDOW_S = 5000, 300
-REFUSALS_TO_BAN = 20  # more than a client with 16 workers has on their way when it is first told
+REFUSALS_TO_BAN = 40  # more than a client with 32 workers has on their way when it is first told
 FIRST_BAN_S, LONGEST_BAN_S = 120, 3 * 86400  # doubling in between
 DEFAULT_LIMIT, MAX_LIMIT = 500, 1000  # candles an answer
 

@@ -16,6 +16,7 @@ from binance_client import (
     BadResponse,
     BinanceClient,
     BinanceError,
+    Candle,
     RateLimited,
     RateLimiter,
     Rejected,
@@ -180,7 +181,7 @@ class TestClient:
                                headers={"X-MBX-USED-WEIGHT-1M": "17"})  # fmt: skip
         candles = client.klines("BTCUSDT", "5m", 2)
         assert candles[1][:6] == (NOW, 2.0, 4.0, 1.0, 3.0, 5.5)
-        assert json.loads(f"[{candles[1].row}]") == row()
+        assert json.loads(b"[%b]" % candles[1].row) == row()
         assert answer.calls[0].request.params == {
             "symbol": "BTCUSDT", "interval": "5m", "limit": "2"}  # fmt: skip
         assert limiter.state()[0] == 17
@@ -397,9 +398,13 @@ class TestSockets:
         assert isinstance(error, Retryable)
 
 
+def parse(rows: Any, now_ms: int = NOW) -> list[Candle]:
+    return parse_klines(json.dumps(rows, separators=(",", ":")).encode(), "5m", now_ms)
+
+
 class TestParseKlines:
     def test_good_rows(self) -> None:
-        assert [c.timestamp for c in parse_klines([row(NOW - STEP), row()], "5m", NOW)] == [
+        assert [c.timestamp for c in parse([row(NOW - STEP), row()])] == [
             NOW - STEP, NOW]  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -417,13 +422,34 @@ class TestParseKlines:
     )  # fmt: skip
     def test_bad_rows_are_refused_with_a_reason(self, rows: Any) -> None:
         with pytest.raises(BadResponse) as refused:
-            parse_klines(rows, "5m", NOW)
+            parse(rows)
         assert 10 < len(refused.value.reason) < 160
 
+    @pytest.mark.parametrize(
+        "body", [b"[[%b],[%b]]", b" [[%b],[%b]]", b"[ [%b],[%b]]", b"[[%b], [%b]]", b"[[%b],[%b] ]"]
+    )
+    def test_a_row_is_kept_however_it_is_written(self, body: bytes) -> None:
+        rows = [json.dumps(each)[1:-1].encode() for each in (row(NOW - STEP), row())]
+        candles = parse_klines(body % tuple(rows), "5m", NOW)
+        assert [json.loads(b"[%b]" % c.row) for c in candles] == [row(NOW - STEP), row()]
+
+    @pytest.mark.parametrize("odd", ["],[", "[", "]]", ["],["], [[]], {"a": "],["}])
+    def test_brackets_inside_a_row_mix_up_nothing(self, odd: Any) -> None:
+        rows = [[*row(NOW - STEP)[:-1], odd], row()]
+        assert [json.loads(b"[%b]" % c.row) for c in parse(rows)] == rows
+        mixed = json.dumps(rows, separators=(",", ":")).replace("],[18", "], [18").encode()
+        assert [json.loads(b"[%b]" % c.row) for c in parse_klines(mixed, "5m", NOW)] == rows
+
+    @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+    def test_what_is_no_json_is_refused_wherever_it_stands(self, constant: str) -> None:
+        body = json.dumps([[*row()[:-1], "?"]]).replace('"?"', constant).encode()
+        with pytest.raises(BadResponse, match="not JSON"):
+            parse_klines(body, "5m", NOW)
+
     def test_a_clock_that_is_a_little_slow_is_borne(self) -> None:
-        assert parse_klines([row()], "5m", NOW - 9_000)
+        assert parse([row()], NOW - 9_000)
         with pytest.raises(BadResponse, match="future"):
-            parse_klines([row()], "5m", NOW - 11_000)
+            parse([row()], NOW - 11_000)
 
     @responses.activate
     @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def series(*times: int) -> Series:
 
 
 def candle(time_: int, close: float = 1.0) -> Candle:
-    return Candle(time_ * STEP, 1.0, 1.0, 1.0, close, 1.0, f'{time_ * STEP},"{close}"')
+    return Candle(time_ * STEP, 1.0, 1.0, 1.0, close, 1.0, b'%d,"%r"' % (time_ * STEP, close))
 
 
 def texts_of(candles: list[Candle]) -> list[bytes]:
@@ -186,7 +186,7 @@ class TestJoin:
             result = join(held, whole[-count:], STEP, limit) if count < limit else None
             held = Series(*(result or encode(whole)), 0, 0, 0)
             assert (held.times, held.texts()) == (encode(whole)[0], texts_of(whole))
-            assert held.rows() == [c.row.encode() for c in whole]
+            assert held.rows() == [c.row for c in whole]
 
 
 class TestUpdate:

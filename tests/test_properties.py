@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -69,7 +70,7 @@ class Market:
     def candle(self, number: int, change: int) -> Candle:
         value = float(number * 10 + change)
         open_ms = number * self.step_s * 1000
-        return Candle(open_ms, *[value] * 5, f"{open_ms},{value}")
+        return Candle(open_ms, *[value] * 5, b"%d,%r" % (open_ms, value))
 
     def changes(self, number: int, at: int) -> list[int]:
         """The indexes of what has happened to the candle until `at`."""
@@ -200,7 +201,7 @@ class TestMerging:
             return
         assert isinstance(held, Series)
         candles = [
-            Candle(**fields, row=row.decode())
+            Candle(**fields, row=row)
             for fields, row in zip(json.loads(held.json()), held.rows(), strict=True)
         ]
         times = [candle.timestamp for candle in candles]
@@ -480,7 +481,7 @@ def assert_promised_candles(candles: list[Candle], rows: Any) -> None:
         assert type(row) is list and len(row) >= 12
         assert type(row[0]) is int and all(map(is_plain, row[1:6]))
         assert list(candle[:6]) == [row[0], *map(float, row[1:6])]
-        assert json.loads(f"[{candle.row}]") == row
+        assert json.loads(b"[%b]" % candle.row) == row
         assert candle.timestamp >= 0 and candle.timestamp % STEP == 0
         assert candle.timestamp <= NOW + 10_000
         assert all(type(number) is float and math.isfinite(number) for number in candle[1:6])
@@ -522,16 +523,29 @@ def as_answered(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def parse(rows: Any) -> list[Candle]:
+    """From the text as the exchange writes it. Written with spaces it must mean the same."""
+    spaced = partial(parse_klines, json.dumps(rows).encode(), "5m", NOW)
+    try:
+        candles = parse_klines(json.dumps(rows, separators=(",", ":")).encode(), "5m", NOW)
+    except BadResponse:
+        with pytest.raises(BadResponse):
+            spaced()
+        raise
+    assert [candle[:6] for candle in spaced()] == [candle[:6] for candle in candles]
+    return candles
+
+
 class TestParsers:
     @given(good_klines())
     def test_good_candles_get_through(self, rows: list[list[Any]]) -> None:
-        assert_promised_candles(parse_klines(rows, "5m", NOW), rows)
+        assert_promised_candles(parse(rows), rows)
 
     @given(damaged(good_klines()))
     def test_of_other_candles_no_bad_one_does(self, answer: Any) -> None:
         rows = as_answered(answer)
         try:
-            candles = parse_klines(rows, "5m", NOW)
+            candles = parse(rows)
         except BadResponse as error:
             assert error.reason.isprintable() and len(error.reason) < 300
         else:
@@ -560,7 +574,7 @@ class TestParsers:
             row = [NOW, "2.0", "4.0", "1.0", "3.0", "5.5", 0, "1", 7, "1", "2", "0"]
             row[field] = value
             with suppress(BadResponse):
-                assert_promised_candles(parse_klines([row], "5m", NOW), [row])
+                assert_promised_candles(parse([row]), [row])
         for name in ("lastPrice", "priceChangePercent", "volume", "closeTime"):
             good = {"lastPrice": "2", "priceChangePercent": "-1", "volume": "9", "closeTime": NOW}
             rows = [{"symbol": "BTCUSDT", **good, name: value}]
