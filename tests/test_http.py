@@ -119,6 +119,62 @@ class TestManyClients:
         server.stop()
 
 
+def answers(received: bytes) -> list[bytes]:
+    """The status lines in what came over one connection."""
+    return [part.split(b"\r\n")[0] for part in received.split(b"HTTP/1.1 ")[1:]]
+
+
+class TestKeptConnections:
+    def test_many_requests_go_over_one(self, server: HealthServer) -> None:
+        received = talk(server.server_address[1], b"GET /health HTTP/1.1\r\n\r\n" * 50)
+        assert answers(received) == [b"200 OK"] * 50
+
+    @pytest.mark.parametrize(
+        "first",
+        [b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", b"GET /health HTTP/1.0\r\n\r\n",
+         b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"PUT /health HTTP/1.1\r\n\r\n",
+         b"GET /health HTTP/1.1\r\nContent-Length: 31\r\n\r\n",
+         b"GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"],
+    )  # fmt: skip
+    def test_what_may_be_followed_by_a_body_is_the_last(
+        self, server: HealthServer, first: bytes
+    ) -> None:
+        """A body that nobody reads must not be taken for a request."""
+        received = talk(server.server_address[1], first + b"GET /smuggled HTTP/1.1\r\n\r\n")
+        assert len(answers(received)) == 1 and b"\r\nConnection: close\r\n" in received
+
+    def test_who_is_silent_the_longest_makes_room(
+        self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health, "MAX_CONNECTIONS", 3)
+        port = server.server_address[1]
+        kept = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(3)]
+        for connection in (*kept, kept[0]):  # so the second has been silent the longest
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+        assert get(port, "/health")[0] == 200
+        assert kept[1].sock.recv(1) == b""
+        kept[0].request("GET", "/health")
+        assert kept[0].getresponse().status == 200
+
+    def test_they_end_with_the_server(self, server: HealthServer) -> None:
+        kept = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
+        kept.request("GET", "/health")
+        kept.getresponse().read()
+        server.stop()
+        assert kept.sock.recv(1) == b""
+
+    def test_a_silent_one_is_closed_in_the_end(
+        self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health, "KEEP_ALIVE_S", 0.3)
+        kept = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
+        for _ in range(2):
+            kept.request("GET", "/health")
+            kept.getresponse().read()
+        assert kept.sock.recv(1) == b""
+
+
 NONSENSE = [
     b"\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
     b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"GET /../../etc/passwd HTTP/1.1\r\n\r\n",
