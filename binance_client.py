@@ -170,22 +170,24 @@ class RateLimiter:
         self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
-    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
-        """Wait until a request of `weight` may go out, and charge it.
+    def acquire(self, weight: int, give_up_at: float = math.inf, spare: int = 0) -> None:
+        """Wait until a request of `weight` may go out, and charge it. Who can wait lets go first
+        who cannot, by leaving `spare` weight unused, as far as the limit has it.
 
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
         """
         if weight > self._own.limit:
             raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
-        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
+        spare = min(spare, self._own.limit - weight)
+        costs = ((self._own, weight, spare), (self._address, weight, spare), (self._requests, 1, 0))
         while True:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
+                budget_s = max(budget.wait_s(units + more, now) for budget, units, more in costs)
                 if max(held_s, budget_s) <= 0:
-                    for budget, units in costs:
+                    for budget, units, _ in costs:
                         budget.spend(units, now)
                     return
             wait_s = max(held_s, budget_s)
@@ -310,12 +312,14 @@ class BinanceClient:
             return dict(self._answers)
 
     def klines(
-        self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
-    ) -> list[Candle]:
-        """The newest `limit` candles, oldest first; the last may still be forming. Weight 1."""
+        self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf,
+        acquired: bool = False,
+    ) -> list[Candle]:  # fmt: skip
+        """The newest `limit` candles, oldest first; the last may still be forming. Weight 1, which
+        the caller may have `acquired` already."""
         params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
         with _naming(symbol):
-            body = self._get("klines", params, 1, give_up_at)
+            body = self._get("klines", params, 1, give_up_at, acquired)
             return parse_klines(body, timeframe, self._now_ms())
 
     def tickers(
@@ -353,12 +357,16 @@ class BinanceClient:
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
 
-    def _get(self, path: str, params: dict[str, str], weight: int, give_up_at: float) -> bytes:
+    def _get(
+        self, path: str, params: dict[str, str], weight: int, give_up_at: float,
+        acquired: bool = False,
+    ) -> bytes:  # fmt: skip
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
                 raise Retryable("no time left before the next refresh")
-            self._limiter.acquire(weight, give_up_at)
+            if tried > 1 or not acquired:
+                self._limiter.acquire(weight, give_up_at)
             try:
                 return self._ask(path, params, give_up_at)
             except RateLimited:
@@ -490,7 +498,7 @@ def _excerpt(body: bytes) -> str:
 
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_FIVE_NUMBERS = re.compile(r"[0-9]+(\.[0-9]+)?(,[0-9]+(\.[0-9]+)?){4}")
+_FIVE_NUMBERS = re.compile(",".join([r"[0-9]++(?:\.[0-9]++)?+"] * 5))
 
 
 def parse_klines(body: bytes, timeframe: str, now_ms: int) -> list[Candle]:

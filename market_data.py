@@ -280,10 +280,20 @@ class Settings:
 
     @property
     def weight_a_minute(self) -> float:
-        """What all refreshes cost in steady state; each request weighs 1."""
-        count = len(self.symbols)
-        prices = math.ceil(count / binance.MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
-        return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
+        """What all refreshes cost in steady state."""
+        return sum(self._weight_of(timeframe) for timeframe in self.timeframes)
+
+    def spare_for(self, timeframe: Timeframe) -> int:
+        """The weight a minute of those that refresh more often, which `timeframe` leaves them."""
+        often = [t for t in self.timeframes if t.refresh_s < timeframe.refresh_s]
+        return math.ceil(sum(map(self._weight_of, often)))
+
+    def _weight_of(self, timeframe: Timeframe) -> float:
+        """A minute; each request weighs 1."""
+        requests = len(self.symbols)
+        if timeframe == self.price_timeframe:
+            requests += math.ceil(requests / binance.MAX_TICKER_SYMBOLS)
+        return requests * 60 / timeframe.refresh_s
 
 
 # --- candles ---
@@ -551,13 +561,21 @@ class MarketData:
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
         with_prices = timeframe == self.settings.price_timeframe
         jobs: dict[Future[Results], list[str]] = {}
+        results: Results = {}
+        spare = self.settings.spare_for(timeframe)
         for symbol in self.settings.symbols:
-            job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
-            jobs[job] = [ohlcv_key(symbol, timeframe.name)]
+            key = ohlcv_key(symbol, timeframe.name)
+            try:  # in this thread, for no worker may wait whom another loop could use
+                self._limiter.acquire(1, give_up_at, spare)
+            except BinanceError as error:
+                results[key] = _bare(error)
+            else:
+                job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
+                jobs[job] = [key]
         for group in self._price_groups() if with_prices else []:
             job = self._executor.submit(self._fetch_prices, group, give_up_at)
             jobs[job] = [price_key(symbol) for symbol in group]
-        results = self._gather(jobs, give_up_at)
+        results |= self._gather(jobs, give_up_at)
         update = self._store(timeframe.name, results, started)
         self.commit()
         event(
@@ -585,23 +603,27 @@ class MarketData:
         return results
 
     def _fetch_candles(self, symbol: str, timeframe: Timeframe, give_up_at: float) -> Results:
-        """The newest candles if they join what is held, else the whole series."""
+        """The newest candles if they join what is held, else the whole series. For the first
+        request the limiter was asked before."""
         key = ohlcv_key(symbol, timeframe.name)
         limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
-        asked_at = boot_s()
+        asked_at, acquired = boot_s(), True
         try:
             if isinstance(held, Series) and asked_at < held.reread_at:
                 begun = int(time.time() * 1000) // step_ms - held.times[-1] // step_ms
                 count = max(OVERLAP, OVERLAP - 1 + begun)
                 if count < limit:
-                    candles = self._binance.klines(symbol, timeframe.name, count, give_up_at)
+                    candles = self._binance.klines(
+                        symbol, timeframe.name, count, give_up_at, acquired
+                    )
+                    acquired = False
                     if joined := join(held, candles, step_ms, limit):
                         expires_at = asked_at + timeframe.ttl_s
                         return {key: Series(*joined, asked_at, expires_at, held.reread_at)}
             asked_at = boot_s()
-            candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at)
+            candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at, acquired)
         except BinanceError as error:
             return {key: _bare(error)}
         # At random after the first time, so that not all are read whole in one refresh.
