@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench.measure import Program, Publishes, Stage, percentile
+from bench.measure import Program, Publishes, Stage
 from demo import market
 from redis_log import LoggedRedis, connect, read_log
 
@@ -29,6 +29,7 @@ DASHBOARD = {"5m": (60, 120), "1h": (60, 120), "4h": (60, 120)}
 STARTED_AT_S = 4.0  # s after a tick: contenders begin apart from the service and from each other
 WINDOW_AFTER_S = 56.0  # until then all have started
 PHASES = 4  # of a poller to the close of a candle: as if started at any moment
+QUICK_START_S, QUICK_WINDOW_S = 8, 30
 LOG_LENGTH, LOG_QUERIES = 10_000, 200
 Schedule = Mapping[str, tuple[int, int]]
 
@@ -146,7 +147,7 @@ def an_hour(
     requests = sent = 0.0
     for name, kind in kinds.items():
         timeframe = name.split()[1] if name.startswith("klines ") else often
-        times = hourly[timeframe] / seen[timeframe]
+        times = hourly[timeframe] / max(1, seen[timeframe])
         requests, sent = requests + kind.requests * times, sent + kind.sent * times
     return requests, sent
 
@@ -252,9 +253,12 @@ def refresh_lines(log: str) -> Iterator[tuple[float, dict[str, str]]]:
             yield datetime.fromisoformat(said["time"]).timestamp(), said
 
 
-def compressed(run: Run, by: int) -> Run:
-    """The same with shorter intervals, and lives long enough for them."""
-    schedule = {name: (max(2, every // by), ttl) for name, (every, ttl) in run.schedule.items()}
+def compressed(run: Run) -> Run:
+    """The same with intervals of a sixth, shorter than the window; the limits still allow it."""
+    schedule = {
+        name: (min(every // 6, QUICK_WINDOW_S - 5), ttl)
+        for name, (every, ttl) in run.schedule.items()
+    }
     return Run(run.module, schedule, run.prefix, run.option)
 
 
@@ -429,28 +433,15 @@ class Together:
         self._stack.enter_context(run.start(stage))
 
 
-def quickly(stack: ExitStack, stages: Mapping[str, Stage], by: int, window_s: float
-            ) -> dict[str, dict[str, float]]:  # fmt: skip
-    """Counts alone, from a short window with intervals cut to a `by`-th."""
+def quickly(stack: ExitStack, stages: Mapping[str, Stage]) -> dict[str, dict[str, float]]:
+    """Counts alone, from a short window with short intervals; an hour is still one of the real."""
     steady = {c.key: Steady(c, stages[c.key]) for c in QUICK}
     for own in steady.values():
-        own.start(stack, [compressed(run, by) for run in own.contender.runs()])
-    time.sleep(8)
+        own.start(stack, [compressed(run) for run in own.contender.runs()])
+    time.sleep(QUICK_START_S)
     for own in steady.values():
         own.begin()
-    time.sleep(window_s)
+    time.sleep(QUICK_WINDOW_S)
     for own in steady.values():
         own.end()
     return {key: own.figures() for key, own in steady.items()}
-
-
-def spread(values: Sequence[float]) -> tuple[float, float, float]:
-    """Median, smallest, largest."""
-    return statistics.median(values), min(values), max(values)
-
-
-def tail(values: Sequence[float]) -> tuple[float, float]:
-    """p50 and p99; NaN where there are none."""
-    if not values:
-        return float("nan"), float("nan")
-    return percentile(values, 0.5), percentile(values, 0.99)

@@ -1,0 +1,53 @@
+"""How many symbols fit: the service's own rate limiter on its own schedule, in simulated time."""
+
+from __future__ import annotations
+
+import math
+
+from binance_client import MAX_TICKER_SYMBOLS, RateLimited, RateLimiter
+
+SECONDS = 1800  # three times the longest combination of the intervals
+SETTLED_S = 600  # by then nothing of the first fill is left in any window
+REQUESTS_A_SECOND = 250.0  # 16 workers at 50 to 60 ms
+GIVE_UP_SHARE = 0.8  # of its interval that the service gives a refresh
+
+
+def worst_share(symbols: int, intervals_s: tuple[int, ...] = (30, 120, 300)) -> float:
+    """The longest part of its interval that a settled refresh takes; inf if requests are left out.
+
+    Requests go out one after the other, in the order of the ticks, as the workers take them. The
+    first interval is also that of the prices.
+    """
+    now = 0.0
+
+    def wait(seconds: float) -> bool:
+        nonlocal now
+        now += seconds
+        return False
+
+    # 5 s: the longest that a request may be on its way, which lengthens the limiter's windows.
+    limiter = RateLimiter(travel_s=5.0, clock=lambda: now, wait=wait)
+    prices = math.ceil(symbols / MAX_TICKER_SYMBOLS)
+    ticks = [(at, every) for every in intervals_s for at in range(0, SECONDS, every)]
+    worst = 0.0
+    for at, every_s in sorted(ticks):
+        now = max(now, at)
+        requests = symbols + (prices if every_s == intervals_s[0] else 0)
+        try:
+            for _ in range(requests):
+                now += 1 / REQUESTS_A_SECOND
+                limiter.acquire(1, give_up_at=at + GIVE_UP_SHARE * every_s)
+        except RateLimited:
+            if at >= SETTLED_S:
+                return math.inf
+        if at >= SETTLED_S:
+            worst = max(worst, (now - at) / every_s)
+    return worst
+
+
+def most_symbols(low: int = 29, high: int = 500) -> int:
+    """The most symbols of which no settled refresh leaves any out."""
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if worst_share(middle) < 1 else (low, middle)
+    return low
