@@ -65,8 +65,14 @@ class Program:
         """The next line that it prints; RuntimeError if it ends instead."""
         text = self.process.stdout.readline() if self.process.stdout else ""
         if not text:
-            raise RuntimeError(f"{self.process.args} ended:\n{self.log.read_text()[-2000:]}")
+            self.process.wait(timeout=5)
+            self.check()
         return text.strip()
+
+    def check(self) -> None:
+        """RuntimeError if it has ended."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f"{self.process.args} ended:\n{self.log.read_text()[-2000:]}")
 
     def cpu_s(self) -> float:
         """Seconds of CPU so far, in user and system mode."""

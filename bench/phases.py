@@ -186,12 +186,16 @@ class Steady:
         ]
 
     def begin(self) -> None:
+        for program in self.programs:
+            program.check()
         self.began, self._before = time.time(), self.stage.totals()
         self._counts = self.stage.proxy.counts.refreshes()
         self._start_cpu_s = sum(program.cpu_s() for program in self.programs)
 
     def end(self) -> None:
         self.window_s = time.time() - self.began
+        for program in self.programs:
+            program.check()
         self._cpu_s = sum(program.cpu_s() for program in self.programs) - self._start_cpu_s
         self._peak_mb = sum(program.peak_mb() for program in self.programs)
         self._after = self.stage.totals()
@@ -375,6 +379,7 @@ class Together:
     def __init__(self, stack: ExitStack, folder: Path, contenders: Sequence[Contender],
                  stages: Mapping[str, Stage], growth: Sequence[int]) -> None:  # fmt: skip
         self._stack, self._folder, self._contenders = stack, folder, contenders
+        self._pollers: list[Program] = []
         self._steady = {c.key: Steady(c, stages[c.key]) for c in contenders}
         self._fresh = {
             c.key: Stage(stack, folder, f"fresh-{c.key}", prepare="1m,1h,4h") for c in contenders
@@ -404,6 +409,8 @@ class Together:
         sleep_until(windows[0].began + window_s)
         for own in windows:
             own.end()
+        for poller in self._pollers:
+            poller.check()
         return {
             "steady": {key: own.figures() for key, own in self._steady.items()},
             "fresh": {c.key: delays(self._log(c)) for c in self._contenders},
@@ -430,7 +437,7 @@ class Together:
             yield apart_s + phase_s, partial(self._start_fresh, run, stage)
 
     def _start_fresh(self, run: Run, stage: Stage) -> None:
-        self._stack.enter_context(run.start(stage))
+        self._pollers.append(self._stack.enter_context(run.start(stage)))
 
 
 def quickly(stack: ExitStack, stages: Mapping[str, Stage]) -> dict[str, dict[str, float]]:
