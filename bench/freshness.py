@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from typing import Any
 
 import redis
 
@@ -29,7 +30,8 @@ def delays_s(before_ms: int, newest: int, now_s: float) -> list[float]:
 
 
 def main() -> None:
-    client, symbols = redis.Redis.from_url(sys.argv[1]), sys.argv[2].split(",")
+    client: Any = redis.Redis.from_url(sys.argv[1])
+    symbols = sys.argv[2].split(",")
     known: dict[tuple[str, str], int] = {}
     pubsub = client.pubsub(ignore_subscribe_messages=True)
     pubsub.psubscribe("*:update:1m")

@@ -72,7 +72,7 @@ class Program:
     def check(self) -> None:
         """RuntimeError if it has ended."""
         if self.process.poll() is not None:
-            raise RuntimeError(f"{self.process.args} ended:\n{self.log.read_text()[-2000:]}")
+            raise RuntimeError(f"{self.process.args!r} ended:\n{self.log.read_text()[-2000:]}")
 
     def cpu_s(self) -> float:
         """Seconds of CPU so far, in user and system mode."""
@@ -256,7 +256,8 @@ class Publishes:
     """Listens to all updates in the Redis of `stage`: (channel, epoch seconds) as they come."""
 
     def __init__(self, stage: Stage) -> None:
-        self._pubsub = stage.client.pubsub(ignore_subscribe_messages=True)
+        client: Any = stage.client  # whose pubsub has no types
+        self._pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
         self._pubsub.psubscribe("*:update:*")
         self._pubsub.get_message(timeout=1)  # the subscription itself
 

@@ -16,7 +16,7 @@ async def main() -> None:
     async with aiohttp.ClientSession(job.exchange_url, connector=connector) as session:
 
         async def fetch(symbol: str, interval: str) -> Any:
-            params = {"symbol": symbol, "interval": interval, "limit": job.limit}
+            params = {"symbol": symbol, "interval": interval, "limit": str(job.limit)}
             async with session.get("/api/v3/klines", params=params) as response:
                 response.raise_for_status()
                 return await response.json()
