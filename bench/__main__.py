@@ -22,7 +22,8 @@ from pathlib import Path
 from bench import phases, report
 from bench.growth import most_symbols
 from bench.measure import ROOT, Stage
-from bench.phases import BEFORE, CONTENDERS, QUICK, SERVICE, say
+from bench.phases import say
+from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
 
 RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from binance_client import MAX_TICKER_SYMBOLS, RateLimited, RateLimiter
+from market_data import GIVE_UP_SHARE
 
 SECONDS = 1800  # three times the longest combination of the intervals
 SETTLED_S = 600  # by then nothing of the first fill is left in any window
 REQUESTS_A_SECOND = 250.0  # 16 workers at 50 to 60 ms
-GIVE_UP_SHARE = 0.8  # of its interval that the service gives a refresh
 
 
 def worst_share(symbols: int, intervals_s: tuple[int, ...] = (30, 120, 300)) -> float:

@@ -1,4 +1,4 @@
-"""The contenders, and what is measured of them when."""
+"""What is measured of the contenders, and when."""
 
 from __future__ import annotations
 
@@ -7,83 +7,32 @@ import re
 import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bench.hour import (
+    an_hour,
+    hourly_extras,
+    kinds_between,
+    refresh_lines,
+    refreshes_an_hour,
+    refreshes_seen,
+)
 from bench.measure import Program, Publishes, Stage
+from bench.programs import BEFORE, LIMIT, QUICK, SERVICE, SYMBOLS, Contender, Run, Schedule
 from demo import market
 from redis_log import LoggedRedis, connect, read_log
 
-SYMBOLS = 29
-LIMIT = 500  # candles a series
-DEFAULTS = {"5m": (30, 120), "1h": (120, 300), "4h": (300, 600)}  # refresh interval, TTL
-SCANNER = {"1h": (30, 120)}  # the two programs of "before"
-DASHBOARD = {"5m": (60, 120), "1h": (60, 120), "4h": (60, 120)}
 STARTED_AT_S = 4.0  # s after a tick: contenders begin apart from the service and from each other
 WINDOW_AFTER_S = 56.0  # until then all have started
 PHASES = 4  # of a poller to the close of a candle: as if started at any moment
 QUICK_START_S, QUICK_WINDOW_S = 8, 30
 LOG_LENGTH, LOG_QUERIES = 10_000, 200
-Schedule = Mapping[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Run:
-    """A program of a contender: what to run, when it refreshes, and the prefix of its keys."""
-
-    module: str
-    schedule: Schedule
-    prefix: str
-    option: str = ""
-
-    def start(self, stage: Stage, *, counted: bool = False, **environ: str) -> Program:
-        parts = [f"{name}:{every}:{ttl}" for name, (every, ttl) in self.schedule.items()]
-        ours = self.module == "market_data.py"
-        env = {"TIMEFRAMES": ",".join(parts), "CANDLE_LIMIT": str(LIMIT), "PREFIX": self.prefix,
-               "OPTION": self.option, "SYMBOLS": ",".join(market.symbols(SYMBOLS))}  # fmt: skip
-        arguments = [self.module] if ours else ["-m", f"bench.contenders.{self.module}"]
-        return stage.start(arguments, {**env, **environ}, counted=counted)
-
-    def channels(self) -> set[str]:
-        return {f"{self.prefix}:update:{name}" for name in self.schedule}
-
-
-@dataclass(frozen=True)
-class Contender:
-    key: str
-    title: str
-    module: str
-    option: str = ""
-
-    def runs(self, schedule: Schedule = DEFAULTS) -> list[Run]:
-        """Its programs; only those of "before" have schedules of their own."""
-        if self.module == "before":
-            return [Run("before", SCANNER, "scanner"), Run("before", DASHBOARD, "dashboard")]
-        prefix = "market" if self.module == "market_data.py" else self.key
-        return [Run(self.module, schedule, prefix, self.option)]
-
-
-SERVICE = Contender("service", "this service", "market_data.py")
-AIOHTTP = Contender("aiohttp", "aiohttp, 100 connections", "aiohttp_redis", "100")
-BEFORE = Contender("before", "before: two programs", "before")
-CONTENDERS = (
-    SERVICE,
-    AIOHTTP,
-    Contender("aiohttp8", "aiohttp, 8 connections", "aiohttp_redis", "8"),
-    Contender("ccxt", "ccxt, rate limiting on", "ccxt_sync"),
-    Contender("ccxtasync", "ccxt async, rate limiting on", "ccxt_async", "on"),
-    Contender("ccxtfree", "ccxt async, rate limiting off", "ccxt_async", "off"),
-    Contender("pybinance", "python-binance async", "python_binance"),
-    BEFORE,
-)
-QUICK = (SERVICE, AIOHTTP, BEFORE)
 
 
 def say(text: str) -> None:
@@ -93,81 +42,6 @@ def say(text: str) -> None:
 def sleep_until(at: float) -> None:
     """Sleep until `at`, epoch seconds."""
     time.sleep(max(0.0, at - time.time()))
-
-
-# --- an hour ---
-
-
-def refreshes_an_hour(runs: Iterable[Run]) -> Counter[str]:
-    """How often each timeframe is refreshed, by all `runs` together."""
-    found: Counter[str] = Counter()
-    for run in runs:
-        for name, (every_s, _) in run.schedule.items():
-            found[name] += 3600 // every_s
-    return found
-
-
-@dataclass(frozen=True)
-class Kind:
-    """Requests of a kind in a window, and the bytes of their answers."""
-
-    requests: int
-    sent: int
-
-
-def kinds_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Kind]:
-    """What the exchange answered between two readings of its totals, by "path timeframe limit"."""
-    found: dict[str, Kind] = {}
-    for name, (requests, sent) in after["kinds"].items():
-        had = before.get("kinds", {}).get(name, (0, 0))
-        if requests > had[0]:
-            found[name] = Kind(requests - had[0], sent - had[1])
-    return found
-
-
-def refreshes_seen(kinds: Mapping[str, Kind], symbols: int = SYMBOLS) -> Counter[str]:
-    """How many refreshes of each timeframe the requests for candles belong to."""
-    candles: Counter[str] = Counter()
-    for name, kind in kinds.items():
-        if name.startswith("klines "):
-            candles[name.split()[1]] += kind.requests
-    return Counter({name: max(1, round(count / symbols)) for name, count in candles.items()})
-
-
-def an_hour(
-    kinds: Mapping[str, Kind], hourly: Mapping[str, int], symbols: int = SYMBOLS
-) -> tuple[float, float]:
-    """Requests and bytes in an hour, from those of a window and the `refreshes_an_hour`.
-
-    Each refresh of a timeframe costs what it cost in the window; tickers come with that which
-    refreshes most often. A window need not be a multiple of all intervals for that.
-    """
-    seen = refreshes_seen(kinds, symbols)
-    often = max(hourly, key=lambda name: hourly[name])
-    requests = sent = 0.0
-    for name, kind in kinds.items():
-        timeframe = name.split()[1] if name.startswith("klines ") else often
-        times = hourly[timeframe] / max(1, seen[timeframe])
-        requests, sent = requests + kind.requests * times, sent + kind.sent * times
-    return requests, sent
-
-
-def hourly_extras(first: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> tuple[float, float]:
-    """What the service asks once an hour and no window of minutes has: requests and bytes.
-
-    Each series is read whole in place of its newest candles, and the symbols are listed. `first`
-    is what came before the window: the first fill, which read the same.
-    """
-    requests = sent = 0.0
-    for name, kind in first.items():
-        if name.startswith("exchangeInfo"):
-            requests, sent = requests + 1, sent + kind.sent / kind.requests
-        elif name.startswith("klines ") and name.endswith(f" {LIMIT}"):
-            timeframe = name.split()[1]
-            usual = [k for other, k in kinds.items() if other.startswith(f"klines {timeframe} ")]
-            newest = sum(k.sent for k in usual) / max(1, sum(k.requests for k in usual))
-            sent += SYMBOLS * (kind.sent / kind.requests - newest)
-    return requests, sent
 
 
 # --- steady state: counts, bytes, CPU and memory ---
@@ -247,14 +121,6 @@ class Steady:
             "failed": failed, "failed_at_start": failed_at_start, "skipped": skipped,
             "refused": self._refused(),
         }  # fmt: skip
-
-
-def refresh_lines(log: str) -> Iterator[tuple[float, dict[str, str]]]:
-    """Of a log of the service the lines of refreshes and skipped ticks, with epoch seconds."""
-    for line in log.splitlines():
-        said = dict(part.partition("=")[::2] for part in line.split())
-        if said.get("event") in ("refresh", "ticks_skipped"):
-            yield datetime.fromisoformat(said["time"]).timestamp(), said
 
 
 def compressed(run: Run) -> Run:

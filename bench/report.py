@@ -1,8 +1,8 @@
 """Figures, bars and tables from what was measured, and docs/benchmarks.md with its two plots.
 
 `Results` are what `python -m bench` measured, as JSON: "fill" and "refresh" (seconds of each run),
-"fresh" (delays in seconds), "steady" (see phases.Steady.figures), all by contender; "growth" by
-number of symbols; "log_ms", "most_symbols", "machine".
+"fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
+"growth" by number of symbols; "log_ms", "most_symbols", "machine".
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.measure import ROOT, percentile
-from bench.phases import BEFORE, CONTENDERS, SERVICE
+from bench.programs import BEFORE, CONTENDERS, SERVICE
 
 Results = dict[str, Any]
 PAGE = ROOT / "docs" / "benchmarks.md"

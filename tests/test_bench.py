@@ -14,18 +14,17 @@ from bench.contenders import Job, candles_json
 from bench.exchange import PreparedExchange
 from bench.freshness import delays_s, newest_ms
 from bench.growth import most_symbols, worst_share
-from bench.measure import Counts, _Connection, percentile
-from bench.phases import (
-    BEFORE,
-    SERVICE,
+from bench.hour import (
     Kind,
     an_hour,
     hourly_extras,
     kinds_between,
     refresh_lines,
     refreshes_an_hour,
-    spans,
 )
+from bench.measure import Counts, _Connection, percentile
+from bench.phases import spans
+from bench.programs import BEFORE, SERVICE
 from demo import market
 from demo.exchange import Exchange
 
