@@ -137,7 +137,8 @@ def main() -> int:
             if args.quick:
                 return quick(stack, folder)
             results = whole(stack, folder, args.runs, args.window)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        text = re.sub(r"(\.[0-9]{4})[0-9]+", r"\1", json.dumps(results))  # to a tenth of a ms
+        RESULTS.write_text(text + "\n")
     results = json.loads(RESULTS.read_text())
     report.write(results)
     for bar in report.bars(results):

@@ -196,7 +196,8 @@ def page_text(results: Results) -> str:
 {growth_table(results)}
 
 By the count of the service's own rate limiter, every refresh of all three timeframes gets all its
-requests through on time with up to {results["most_symbols"]} symbols.
+requests through on time with up to {results["most_symbols"]} symbols. Dashed in the plots: what is
+allowed.
 
 ![Weight, CPU and memory against symbols](benchmarks-growth.svg)
 
@@ -216,6 +217,7 @@ def _plots(results: Results, folder: Path) -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
     from matplotlib import pyplot
 
     shown = ("fill", "refresh", "fresh99", "requests_h", "mb_h", "cpu_h_s", "peak_mb")
