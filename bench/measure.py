@@ -16,6 +16,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -187,7 +188,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         self.to, self.counts = to, Counts()
         super().__init__(("127.0.0.1", 0), _ProxyHandler)
         self.url = f"redis://127.0.0.1:{self.server_address[1]}/0"
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
         self.shutdown()
@@ -199,17 +200,17 @@ class Stage:
 
     def __init__(self, stack: ExitStack, folder: Path, name: str, *, symbols: int = 29,
                  prepare: str = "5m,1h,4h") -> None:  # fmt: skip
-        self.folder, self.name = folder, name
+        self.folder, self.name, self._stack = folder, name, stack
         arguments = [sys.executable, "-m", "bench.exchange", "--symbols", str(symbols),
                      "--prepare", prepare]  # fmt: skip
         log = folder / f"exchange-{name}.log"
         self._exchange = stack.enter_context(Program(log, arguments, answers=True))
         self._url = ""
-        port = free_port()
-        command = [redis_executable, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
+        self._port = free_port()
+        command = [redis_executable, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "",
                    "--appendonly", "no"]  # fmt: skip
         self.redis_program = stack.enter_context(Program(folder / f"redis-{name}.log", command))
-        self.redis_url = f"redis://127.0.0.1:{port}/0"
+        self.redis_url = f"redis://127.0.0.1:{self._port}/0"
         self.client = redis.Redis.from_url(self.redis_url)
         give_up_at = time.monotonic() + 10
         while True:
@@ -220,7 +221,11 @@ class Stage:
                 if time.monotonic() > give_up_at:
                     raise
                 time.sleep(0.02)
-        self.proxy = stack.enter_context(Proxy(port))
+
+    @cached_property
+    def proxy(self) -> Proxy:
+        """Made when it is first needed: its threads take time from what is measured in here."""
+        return self._stack.enter_context(Proxy(self._port))
 
     def wait(self) -> None:
         """Until the exchange is prepared."""
