@@ -29,6 +29,7 @@ RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)
 COMBINED_S = 600  # every so often all three timeframes refresh at the same moment, and that must
 EARLIEST_S, LATEST_S = 95, 290  # be so long after the beginning of the window of steady state
+WINDOW_S = 300.0  # of which every timeframe has a refresh
 TIMES_S = 280  # what is measured one at a time takes about as long
 # About a half more than what was measured: a gross regression, and never one of time.
 QUICK_LIMITS = {
@@ -77,7 +78,7 @@ def one_at_a_time(stages: dict[str, Stage], runs: int) -> report.Results:
     }
 
 
-def whole(stack: ExitStack, folder: Path, runs: int, window_s: float) -> report.Results:
+def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
     """Everything; the window of steady state before or after the rest, as there is less to wait."""
     say("preparing the exchanges")
     results: report.Results = {"machine": machine(), "most_symbols": most_symbols()}
@@ -92,7 +93,7 @@ def whole(stack: ExitStack, folder: Path, runs: int, window_s: float) -> report.
         wait_s = until_window_s(time.time())
         say(f"steady state begins in {wait_s:.0f} s, so that all timeframes refresh in it")
         time.sleep(wait_s)
-        results |= together.measure(window_s)
+        results |= together.measure(WINDOW_S)
     if not times_first:
         results |= one_at_a_time(stages, runs)
     return results
@@ -127,7 +128,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="counts alone, and a verdict")
     parser.add_argument("--again", action="store_true", help="only write the page again")
     parser.add_argument("--runs", type=int, default=5, help="of each measurement of a time (5)")
-    parser.add_argument("--window", type=float, default=300, help="s of steady state (300)")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     started = time.monotonic()
@@ -136,7 +136,7 @@ def main() -> int:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coinex-bench-")))
             if args.quick:
                 return quick(stack, folder)
-            results = whole(stack, folder, args.runs, args.window)
+            results = whole(stack, folder, args.runs)
         text = re.sub(r"(\.[0-9]{4})[0-9]+", r"\1", json.dumps(results))  # to a tenth of a ms
         RESULTS.write_text(text + "\n")
     results = json.loads(RESULTS.read_text())

@@ -89,10 +89,13 @@ class Steady:
     def figures(self) -> dict[str, float]:
         """Of an hour, whatever part of the schedule was in the window, and of a refresh."""
         kinds, first = self._kinds, kinds_between({}, self._before)
-        hourly, seen = refreshes_an_hour(self.contender.runs()), refreshes_seen(kinds).total()
+        hourly, by_name = refreshes_an_hour(self.contender.runs()), refreshes_seen(kinds)
+        if hourly.keys() != by_name.keys():  # an hour would lack what the window lacks
+            raise RuntimeError(f"{self.contender.title}: in the window only {dict(by_name)}")
+        seen = by_name.total()
         requests, sent = an_hour(kinds, hourly)
         weight = requests * self._weight / self._requests
-        cpu_s = self._cpu_s * hourly.total() / max(1, seen)
+        cpu_s = self._cpu_s * hourly.total() / seen
         if self.contender == SERVICE:
             more_requests, more_sent = hourly_extras(first, kinds)
             requests, sent, weight = requests + more_requests, sent + more_sent, weight + 10
@@ -100,8 +103,8 @@ class Steady:
         return {
             "requests_h": requests, "weight_h": weight, "bytes_h": sent, "cpu_h_s": cpu_s,
             "peak_mb": self._peak_mb, "refused": self._refused(), "refreshes": seen,
-            "turns": self._counts["turns"] / max(1, seen),
-            "commands": self._counts["commands"] / max(1, seen),
+            "turns": self._counts["turns"] / seen,
+            "commands": self._counts["commands"] / seen,
         }  # fmt: skip
 
     def growth_figures(self) -> dict[str, Any]:
