@@ -7,7 +7,8 @@ UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 
-.PHONY: help demo run check test test-browser test-systemd chaos verify-unit lint install uninstall clean
+.PHONY: help demo run check test test-browser test-systemd chaos bench verify-unit lint install \
+	uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -33,6 +34,9 @@ test-systemd: $(VENV)/.dev ## the unit in a real systemd, in a container that bo
 
 chaos: $(VENV)/.dev ## minutes of faults at random, checked against the truth; SECONDS=600 SEED=1
 	@$(BIN)/python -m tests.chaos $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
+
+bench: $(VENV)/$(if $(QUICK),.dev,.bench) ## figures beside other ways: docs/benchmarks.md; QUICK=1: counts alone
+	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
 lint: $(VENV)/.dev ## ruff and mypy alone
 	$(BIN)/ruff check .
@@ -80,6 +84,11 @@ $(BIN)/python:
 $(VENV)/.runtime: requirements.txt | $(BIN)/python
 	@echo "Installing what the service needs into $(VENV)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.bench: bench/requirements.txt $(VENV)/.dev
+	@echo "Installing what the benchmark needs into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements.txt consumers/requirements.txt | $(BIN)/python

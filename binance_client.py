@@ -170,24 +170,22 @@ class RateLimiter:
         self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
-    def acquire(self, weight: int, give_up_at: float = math.inf, spare: int = 0) -> None:
-        """Wait until a request of `weight` may go out, and charge it. Who can wait lets go first
-        who cannot, by leaving `spare` weight unused, as far as the limit has it.
+    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
+        """Wait until a request of `weight` may go out, and charge it.
 
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
         """
         if weight > self._own.limit:
             raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
-        spare = min(spare, self._own.limit - weight)
-        costs = ((self._own, weight, spare), (self._address, weight, spare), (self._requests, 1, 0))
+        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
         while True:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(budget.wait_s(units + more, now) for budget, units, more in costs)
+                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
                 if max(held_s, budget_s) <= 0:
-                    for budget, units, _ in costs:
+                    for budget, units in costs:
                         budget.spend(units, now)
                     return
             wait_s = max(held_s, budget_s)

@@ -66,6 +66,7 @@ GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refresh
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
 WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
+LET_PASS_S = 0.005  # between two looks of a refresh that lets another one go first
 KEEP_S = 1.0  # between two looks of the main thread
 COMMIT_PAUSE_S = 4.0  # at most, between tries to send what Redis refuses; they double from KEEP_S
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
@@ -280,20 +281,10 @@ class Settings:
 
     @property
     def weight_a_minute(self) -> float:
-        """What all refreshes cost in steady state."""
-        return sum(self._weight_of(timeframe) for timeframe in self.timeframes)
-
-    def spare_for(self, timeframe: Timeframe) -> int:
-        """The weight a minute of those that refresh more often, which `timeframe` leaves them."""
-        often = [t for t in self.timeframes if t.refresh_s < timeframe.refresh_s]
-        return math.ceil(sum(map(self._weight_of, often)))
-
-    def _weight_of(self, timeframe: Timeframe) -> float:
-        """A minute; each request weighs 1."""
-        requests = len(self.symbols)
-        if timeframe == self.price_timeframe:
-            requests += math.ceil(requests / binance.MAX_TICKER_SYMBOLS)
-        return requests * 60 / timeframe.refresh_s
+        """What all refreshes cost in steady state; each request weighs 1."""
+        count = len(self.symbols)
+        prices = math.ceil(count / binance.MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
+        return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
 
 
 # --- candles ---
@@ -500,6 +491,7 @@ def _bare(error: BinanceError) -> BinanceError:
 
 
 Results = dict[str, Series | Price | BinanceError]  # by Redis key
+Jobs = dict[Future[Results], list[str]]  # and the keys of their results
 
 
 class MarketData:
@@ -532,6 +524,7 @@ class MarketData:
         self._leader = ""  # whose token the lease has, as far as it is known
         self._claim_tried_at = boot_s()
         self._held: dict[str, Series | Price] = {}  # by key
+        self._asking: set[Timeframe] = set()  # whose refresh asks the limiter for its requests
         self._failing: dict[str, BinanceError] = {}  # by key: why its last read failed
         self._unwritten: set[str] = set()  # keys of which Redis lacks what is held
         self._unlogged: dict[str, str] = {}  # by key: a failure for the message log
@@ -559,22 +552,13 @@ class MarketData:
             return True
         started = time.monotonic()
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
-        with_prices = timeframe == self.settings.price_timeframe
-        jobs: dict[Future[Results], list[str]] = {}
-        results: Results = {}
-        spare = self.settings.spare_for(timeframe)
-        for symbol in self.settings.symbols:
-            key = ohlcv_key(symbol, timeframe.name)
-            try:  # in this thread, for no worker may wait whom another loop could use
-                self._limiter.acquire(1, give_up_at, spare)
-            except BinanceError as error:
-                results[key] = _bare(error)
-            else:
-                job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
-                jobs[job] = [key]
-        for group in self._price_groups() if with_prices else []:
-            job = self._executor.submit(self._fetch_prices, group, give_up_at)
-            jobs[job] = [price_key(symbol) for symbol in group]
+        with self._lock:
+            self._asking.add(timeframe)
+        try:
+            results, jobs = self._ask(timeframe, give_up_at)
+        finally:
+            with self._lock:
+                self._asking.remove(timeframe)
         results |= self._gather(jobs, give_up_at)
         update = self._store(timeframe.name, results, started)
         self.commit()
@@ -584,11 +568,41 @@ class MarketData:
             failed=len(update.failed), duration_ms=update.duration_ms,
             weight=self._limiter.state()[0],
         )  # fmt: skip
-        if with_prices and started >= self._listing_due_at:
+        if timeframe == self.settings.price_timeframe and started >= self._listing_due_at:
             self._check_listing(give_up_at)
         return bool(update.updated)
 
-    def _gather(self, jobs: dict[Future[Results], list[str]], give_up_at: float) -> Results:
+    def _ask(self, timeframe: Timeframe, give_up_at: float) -> tuple[Results, Jobs]:
+        """What the limiter refuses at once, and the jobs for all else."""
+        results: Results = {}
+        jobs: Jobs = {}
+        for symbol in self.settings.symbols:
+            key = ohlcv_key(symbol, timeframe.name)
+            try:  # in this thread, for no worker may wait whom another loop could use
+                self._let_pass(timeframe, give_up_at)
+                self._limiter.acquire(1, give_up_at)
+            except BinanceError as error:
+                results[key] = _bare(error)
+            else:
+                job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
+                jobs[job] = [key]
+        with_prices = timeframe == self.settings.price_timeframe
+        for group in self._price_groups() if with_prices else []:
+            job = self._executor.submit(self._fetch_prices, group, give_up_at)
+            jobs[job] = [price_key(symbol) for symbol in group]
+        return results, jobs
+
+    def _let_pass(self, timeframe: Timeframe, give_up_at: float) -> None:
+        """Wait while one that refreshes more often asks the limiter: it has less time for it. With
+        many symbols the weight of a minute is not enough for all that begin at the same moment."""
+        while time.monotonic() < give_up_at:
+            with self._lock:
+                if not any(other.refresh_s < timeframe.refresh_s for other in self._asking):
+                    return
+            if self.stopping.wait(LET_PASS_S):
+                return
+
+    def _gather(self, jobs: Jobs, give_up_at: float) -> Results:
         """The results of `jobs`; one that is not done when it should be has failed."""
         wait_for(jobs, timeout=give_up_at - time.monotonic() + 1)
         results: Results = {}

@@ -47,7 +47,6 @@ class TestSettings:
         assert (settings.candle_limit, settings.health_port) == (500, 8895)
         assert settings.price_timeframe.name == "5m"
         assert settings.weight_a_minute == pytest.approx(82.3)
-        assert [settings.spare_for(t) for t in settings.timeframes] == [0, 62, 77]
 
     @pytest.mark.parametrize(
         ("name", "value", "hint"),

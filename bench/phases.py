@@ -1,0 +1,330 @@
+"""What is measured of the contenders, and when."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from datetime import datetime
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from bench.hour import (
+    an_hour,
+    hourly_extras,
+    kinds_between,
+    refresh_lines,
+    refreshes_an_hour,
+    refreshes_seen,
+)
+from bench.measure import Program, Publishes, Stage
+from bench.programs import BEFORE, LIMIT, QUICK, SERVICE, SYMBOLS, Contender, Run, Schedule
+from demo import market
+from redis_log import LoggedRedis, connect, read_log
+
+STARTED_AT_S = 4.0  # s after a tick: contenders begin apart from the service and from each other
+WINDOW_AFTER_S = 56.0  # until then all have started
+PHASES = 4  # of a poller to the close of a candle: as if started at any moment
+FILLED_AFTER_S = 8.0  # the service and all that QUICK starts are filled by then
+QUICK_WINDOW_S = 30
+LOG_LENGTH, LOG_QUERIES = 10_000, 200
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now():%H:%M:%S}  {text}", flush=True)
+
+
+def sleep_until(at: float) -> None:
+    """Sleep until `at`, epoch seconds."""
+    time.sleep(max(0.0, at - time.time()))
+
+
+# --- steady state: counts, bytes, CPU and memory ---
+
+
+class Steady:
+    """A contender in steady state: `begin` and `end` bound a window, then there are figures."""
+
+    def __init__(self, contender: Contender, stage: Stage) -> None:
+        self.contender, self.stage = contender, stage
+        self.programs: list[Program] = []
+
+    def start(self, stack: ExitStack, runs: Iterable[Run], **environ: str) -> None:
+        self.programs += [
+            stack.enter_context(run.start(self.stage, counted=True, **environ)) for run in runs
+        ]
+
+    def filled(self) -> None:
+        """Note what a start and a first fill took; to be called soon after them."""
+        self._fill_cpu_s = sum(program.cpu_s() for program in self.programs)
+
+    def begin(self) -> None:
+        for program in self.programs:
+            program.check()
+        self.began, self._before = time.time(), self.stage.totals()
+        self._counts = self.stage.proxy.counts.refreshes()
+        self._start_cpu_s = sum(program.cpu_s() for program in self.programs)
+
+    def end(self) -> None:
+        self.window_s = time.time() - self.began
+        for program in self.programs:
+            program.check()
+        self._cpu_s = sum(program.cpu_s() for program in self.programs) - self._start_cpu_s
+        self._peak_mb = sum(program.peak_mb() for program in self.programs)
+        self._after = self.stage.totals()
+        self._counts = self.stage.proxy.counts.refreshes() - self._counts
+        self._weight = self._after["weight"] - self._before["weight"]
+        self._kinds = kinds_between(self._before, self._after)
+        self._requests = max(1, sum(kind.requests for kind in self._kinds.values()))
+
+    def _refused(self) -> int:
+        return sum(n for status, n in self._after["statuses"].items() if status != "200")
+
+    def figures(self) -> dict[str, float]:
+        """Of an hour, whatever part of the schedule was in the window, and of a refresh."""
+        kinds, first = self._kinds, kinds_between({}, self._before)
+        hourly, by_name = refreshes_an_hour(self.contender.runs()), refreshes_seen(kinds)
+        if hourly.keys() != by_name.keys():  # an hour would lack what the window lacks
+            raise RuntimeError(f"{self.contender.title}: in the window only {dict(by_name)}")
+        seen = by_name.total()
+        requests, sent = an_hour(kinds, hourly)
+        weight = requests * self._weight / self._requests
+        cpu_s = self._cpu_s * hourly.total() / seen
+        if self.contender == SERVICE:
+            more_requests, more_sent = hourly_extras(first, kinds)
+            requests, sent, weight = requests + more_requests, sent + more_sent, weight + 10
+            cpu_s += self._fill_cpu_s  # with the start: more than the hourly reading whole
+        return {
+            "requests_h": requests, "weight_h": weight, "bytes_h": sent, "cpu_h_s": cpu_s,
+            "peak_mb": self._peak_mb, "refused": self._refused(), "refreshes": seen,
+            "turns": self._counts["turns"] / seen,
+            "commands": self._counts["commands"] / seen,
+        }  # fmt: skip
+
+    def growth_figures(self) -> dict[str, Any]:
+        """Of the service with more symbols, from its log: refreshes, their ms, what failed."""
+        took: dict[str, list[int]] = {}
+        failed, failed_at_start, skipped = 0, 0, 0
+        for at, said in refresh_lines(self.stage.log.read_text()):
+            inside = at >= self.began
+            if said["event"] == "ticks_skipped":
+                skipped += inside
+            elif inside:
+                failed += int(said["failed"])
+                took.setdefault(said["timeframe"], []).append(int(said["duration_ms"]))
+            else:
+                failed_at_start += int(said["failed"])
+        return {
+            "cpu_share": self._cpu_s / self.window_s, "peak_mb": self._peak_mb,
+            "weight_min": self._weight * 60 / self.window_s,
+            "requests_5min": self._requests * 300 / self.window_s,
+            "median_ms": {name: statistics.median(ms) for name, ms in took.items()},
+            "longest_ms": {name: max(ms) for name, ms in took.items()},
+            "failed": failed, "failed_at_start": failed_at_start, "skipped": skipped,
+            "refused": self._refused(),
+        }  # fmt: skip
+
+
+def compressed(run: Run) -> Run:
+    """The same with intervals of a sixth, shorter than the window; the limits still allow it."""
+    schedule = {
+        name: (min(every // 6, QUICK_WINDOW_S - 5), ttl)
+        for name, (every, ttl) in run.schedule.items()
+    }
+    return Run(run.module, schedule, run.prefix, run.option)
+
+
+# --- freshness ---
+
+
+def freshness_runs(contender: Contender) -> list[Run]:
+    """Programs with a 1m timeframe. Each poller in several phases to the close of a candle; the
+    service sets its own by the wall clock."""
+    if contender == SERVICE:
+        return [Run("market_data.py", {"1m": (30, 120)}, "market")]
+    schedules: list[Schedule] = [{"1m": (30, 120)}]
+    if contender == BEFORE:
+        schedules += [{"1m": (60, 120), "1h": (60, 120), "4h": (60, 120)}]
+    return [
+        Run(contender.module, schedule, f"{contender.key}{number}x{phase}", contender.option)
+        for number, schedule in enumerate(schedules) for phase in range(PHASES)
+    ]  # fmt: skip
+
+
+def delays(log: Path) -> list[float]:
+    """What bench.freshness printed, in seconds."""
+    return [float(found[1]) for found in re.finditer(r"^\w+ ([0-9.]+)$", log.read_text(), re.M)]
+
+
+# --- times, one contender at a time ---
+
+
+def cold_fill(contender: Contender, stage: Stage) -> float:
+    """Seconds from the start of its programs until the last series is in Redis and published."""
+    stage.client.flushall()
+    with ExitStack() as stack:
+        publishes = stack.enter_context(Publishes(stage))
+        runs = contender.runs()
+        missing = set.union(*(run.channels() for run in runs))
+        programs = [stack.enter_context(run.start(stage)) for run in runs]
+        at = 0.0
+        while missing:
+            heard = publishes.next(within_s=60)
+            if heard is None:
+                raise RuntimeError(f"{contender.title}: no {missing} within 60 s")
+            missing.discard(heard[0])
+            at = heard[1]
+        _check_filled(runs, stage)
+        return at - programs[0].started_at
+
+
+def _check_filled(runs: Iterable[Run], stage: Stage) -> None:
+    for run in runs:
+        for name in run.schedule:
+            keys = [f"{run.prefix}:ohlcv:{symbol}:{name}" for symbol in market.symbols(SYMBOLS)]
+            values: Any = stage.client.mget(keys)
+            counts = {len(json.loads(value or b"[]")) for value in values}
+            if counts != {LIMIT}:
+                raise RuntimeError(f"{run.module}: {name} has {counts} candles a series")
+
+
+def refresh_times(contender: Contender, stage: Stage, times: int) -> list[float]:
+    """Seconds from the first request of a refresh until its publish arrives; 29 symbols of one
+    timeframe, again and again."""
+    every_s = 4 if contender.module in ("before", "ccxt_sync") else 2
+    run = Run(contender.module, {"5m": (every_s, 60)}, contender.runs()[0].prefix, contender.option)
+    stage.client.flushall()
+    with Publishes(stage) as publishes, run.start(stage):
+        heard = [publishes.next(within_s=30) for _ in range(times + 1)]
+    ends = [publish[1] for publish in heard if publish]
+    asked = [r["at"] for r in stage.totals()["requests"] if "exchangeInfo" not in r["path"]]
+    return spans(asked, ends)
+
+
+def spans(asked: Sequence[float], ends: Sequence[float]) -> list[float]:
+    """From the first of `asked` after each end to the next end."""
+    found = []
+    for before, end in pairwise(ends):
+        first = min((at for at in asked if before < at < end), default=None)
+        if first is not None:
+            found.append(end - first)
+    return found
+
+
+# --- the message log ---
+
+
+def log_query_ms(stage: Stage) -> list[float]:
+    """How long `read_log` takes, in ms, for a type that no entry of a full stream has."""
+    stage.client.flushall()
+    client = connect(stage.redis_url)
+    logged = LoggedRedis(client, "market-data", log_maxlen=LOG_LENGTH)
+    while client.xlen("redis:message_log") < LOG_LENGTH:
+        batch = logged.batch()
+        for symbol in market.symbols(500):
+            summary = "500 candles to 2026-11-24T03:07:00.000Z"
+            batch.entries.append(batch._entry("cache_write", f"market:ohlcv:{symbol}:5m", summary,
+                                              52_000))  # fmt: skip
+        logged.send(batch)
+    took = []
+    for _ in range(LOG_QUERIES):
+        started = time.perf_counter()
+        read_log(client, limit=20, type="trade")
+        took.append((time.perf_counter() - started) * 1000)
+    return took
+
+
+# --- all at the same time ---
+
+
+class Together:
+    """A window of steady state with the real intervals: all contenders, the freshness of each,
+    and the service with more symbols, each with an exchange and a Redis of its own.
+
+    They begin at different moments, so that no refresh waits for that of another one.
+    """
+
+    def __init__(self, stack: ExitStack, folder: Path, contenders: Sequence[Contender],
+                 stages: Mapping[str, Stage], growth: Sequence[int]) -> None:  # fmt: skip
+        self._stack, self._folder, self._contenders = stack, folder, contenders
+        self._pollers: list[Program] = []
+        self._steady = {c.key: Steady(c, stages[c.key]) for c in contenders}
+        self._fresh = {
+            c.key: Stage(stack, folder, f"fresh-{c.key}", prepare="1m,1h,4h") for c in contenders
+        }
+        self._grown = {
+            n: Steady(SERVICE, Stage(stack, folder, f"growth-{n}", symbols=n)) for n in growth
+        }
+        for own in [*self._steady.values(), *self._grown.values()]:
+            own.stage.wait()
+        for stage in self._fresh.values():
+            stage.wait()
+
+    def measure(self, window_s: float) -> dict[str, Any]:
+        tick = (time.time() // 30 + 1) * 30
+        starts = [start for place in range(len(self._contenders)) for start in self._starts(place)]
+        for n, own in self._grown.items():
+            environ = {"SYMBOLS": ",".join(market.symbols(n)), "REFRESH_OFFSET_MS": "10000"}
+            starts.append((0.0, partial(own.start, self._stack, SERVICE.runs(), **environ)))
+        starts.append((FILLED_AFTER_S, self._steady[SERVICE.key].filled))
+        for after_s, start in sorted(starts, key=lambda each: each[0]):
+            sleep_until(tick + after_s)
+            start()
+        sleep_until(tick + WINDOW_AFTER_S)
+        say(f"all programs run; measuring {window_s:.0f} s of steady state")
+        windows = [*self._steady.values(), *self._grown.values()]
+        for own in windows:
+            own.begin()
+        sleep_until(windows[0].began + window_s)
+        for own in windows:
+            own.end()
+        for poller in self._pollers:
+            poller.check()
+        return {
+            "steady": {key: own.figures() for key, own in self._steady.items()},
+            "fresh": {c.key: delays(self._log(c)) for c in self._contenders},
+            "growth": {str(n): own.growth_figures() for n, own in self._grown.items()},
+        }
+
+    def _log(self, contender: Contender) -> Path:
+        return self._folder / f"delays-{contender.key}.log"
+
+    def _starts(self, place: int) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """Of the contender at `place`: how long after the tick to start what."""
+        contender = self._contenders[place]
+        own, stage = self._steady[contender.key], self._fresh[contender.key]
+        apart_s = 0.0 if contender == SERVICE else STARTED_AT_S + place / 2
+        # Not at the same moment as the service whose freshness is measured.
+        environ = {"REFRESH_OFFSET_MS": "2500"} if contender == SERVICE else {}
+        yield apart_s, partial(own.start, self._stack, contender.runs(), **environ)
+        reader = [sys.executable, "-m", "bench.freshness", stage.redis_url,
+                  ",".join(market.symbols(SYMBOLS))]  # fmt: skip
+        self._stack.enter_context(Program(self._log(contender), reader))
+        for number, run in enumerate(freshness_runs(contender)):
+            every_s = max(every for every, _ in run.schedule.values())
+            phase_s = number % PHASES * every_s / PHASES
+            yield apart_s + phase_s, partial(self._start_fresh, run, stage)
+
+    def _start_fresh(self, run: Run, stage: Stage) -> None:
+        self._pollers.append(self._stack.enter_context(run.start(stage)))
+
+
+def quickly(stack: ExitStack, stages: Mapping[str, Stage]) -> dict[str, dict[str, float]]:
+    """Counts alone, from a short window with short intervals; an hour is still one of the real."""
+    steady = {c.key: Steady(c, stages[c.key]) for c in QUICK}
+    for own in steady.values():
+        own.start(stack, [compressed(run) for run in own.contender.runs()])
+    time.sleep(FILLED_AFTER_S)
+    for own in steady.values():
+        own.filled()
+        own.begin()
+    time.sleep(QUICK_WINDOW_S)
+    for own in steady.values():
+        own.end()
+    return {key: own.figures() for key, own in steady.items()}

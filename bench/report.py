@@ -1,0 +1,257 @@
+"""Figures, bars and tables from what was measured, and docs/benchmarks.md with its two plots.
+
+`Results` are what `python -m bench` measured, as JSON: "fill" and "refresh" (seconds of each run),
+"fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
+"growth" by number of symbols; "log_ms", "most_symbols", "machine".
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.measure import ROOT, percentile
+from bench.programs import BEFORE, CONTENDERS, SERVICE
+
+Results = dict[str, Any]
+PAGE = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
+AIOHTTP = ("aiohttp", "aiohttp8")
+TITLES = {contender.key: contender.title for contender in CONTENDERS}
+
+
+class Figure(NamedTuple):
+    """A column: its name, its unit, how its numbers are written."""
+
+    name: str
+    unit: str
+    written: str
+
+
+FIGURES = {
+    "fill": Figure("cold fill", "s", ".2f"),
+    "refresh": Figure("refresh", "ms", ".0f"),
+    "fresh50": Figure("freshness p50", "s", ".2f"),
+    "fresh99": Figure("freshness p99", "s", ".2f"),
+    "requests_h": Figure("requests", "/h", ",.0f"),
+    "weight_h": Figure("weight", "/h", ",.0f"),
+    "mb_h": Figure("bytes", "MB/h", ",.1f"),
+    "cpu_h_s": Figure("CPU", "s/h", ".1f"),
+    "peak_mb": Figure("peak memory", "MB", ".0f"),
+    "turns": Figure("Redis round trips", "/refresh", ".1f"),
+    "commands": Figure("Redis commands", "/refresh", ".0f"),
+}
+
+
+def figures(results: Results, key: str) -> dict[str, float]:
+    """All FIGURES of a contender; of times the medians."""
+    steady, fresh = results["steady"][key], results["fresh"].get(key, [])
+    found = {name: value for name, value in steady.items() if name in FIGURES}
+    found["mb_h"] = steady["bytes_h"] / 1e6
+    found["fill"] = statistics.median(results["fill"][key])
+    found["refresh"] = 1000 * statistics.median(results["refresh"][key])
+    for name, share in (("fresh50", 0.5), ("fresh99", 0.99)):
+        found[name] = percentile(fresh, share) if fresh else float("nan")
+    return {name: found[name] for name in FIGURES}
+
+
+class Bar(NamedTuple):
+    """What is wanted of a figure, and what it is; `written` as in Figure."""
+
+    what: str
+    wanted: float
+    measured: float
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        return self.measured <= self.wanted
+
+    def cells(self) -> list[str]:
+        verdict = "met" if self.met else "**NOT met**"
+        return [self.what, f"≤ {self.wanted:g}{self.unit}", f"{self.measured:.3g}{self.unit}",
+                verdict]  # fmt: skip
+
+
+def bars(results: Results) -> list[Bar]:
+    """The project's own bars, in the order in which they were set."""
+    all_ = {key: figures(results, key) for key in results["steady"]}
+    ours, before = all_[SERVICE.key], all_[BEFORE.key]
+    others = [found for key, found in all_.items() if key != SERVICE.key]
+    cpu = min(all_[key]["cpu_h_s"] for key in AIOHTTP if key in all_)
+    found = [
+        Bar("cold fill, of the fastest other", 0.8, ours["fill"] / min(o["fill"] for o in others)),
+        Bar("refresh, of the fastest other", 0.8,
+            ours["refresh"] / min(o["refresh"] for o in others)),
+        Bar("bytes an hour, of before", 0.02, ours["mb_h"] / before["mb_h"]),
+        Bar("requests an hour, of before", 0.5, ours["requests_h"] / before["requests_h"]),
+        Bar("freshness p99", 1.2, ours["fresh99"], " s"),
+        Bar("freshness p99, of before", 0.1, ours["fresh99"] / before["fresh99"]),
+        Bar("CPU an hour, of aiohttp", 0.5, ours["cpu_h_s"] / cpu),
+        Bar("peak memory", 60, ours["peak_mb"], " MB"),
+        Bar("Redis round trips a refresh", 2, round(ours["turns"], 2)),
+        Bar("filtered query of a full message log, p99", 25, percentile(results["log_ms"], 0.99),
+            " ms"),
+    ]  # fmt: skip
+    most = results["growth"].get("350")
+    if most:
+        found += [
+            Bar("350 symbols: answers 429", 0, most["refused"]),
+            Bar("350 symbols: refreshes skipped or symbols left out", 0,
+                most["failed"] + most["skipped"]),
+            Bar("350 symbols: CPU, of a core", 15, 100 * most["cpu_share"], " %"),
+            Bar("350 symbols: peak memory", 160, most["peak_mb"], " MB"),
+        ]  # fmt: skip
+    return found
+
+
+# --- tables ---
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], written: str) -> str:
+    """The median, and from the smallest to the largest."""
+    low, high = format(min(values), written), format(max(values), written)
+    return f"{format(statistics.median(values), written)} ({low} to {high})"
+
+
+def ratios_table(results: Results) -> str:
+    """Each figure of the others as a multiple of the service's."""
+    ours = figures(results, SERVICE.key)
+    rows = []
+    for key in results["steady"]:
+        its = figures(results, key)
+        ratios = [its[name] / ours[name] if ours[name] else float("nan") for name in FIGURES]
+        rows.append([TITLES[key], *(f"{ratio:.2g}" if ratio < 9.95 else f"{ratio:.0f}"
+                                    for ratio in ratios)])  # fmt: skip
+    return table(["times as much", *(figure.name for figure in FIGURES.values())], rows)
+
+
+def absolute_table(results: Results) -> str:
+    rows = []
+    for key in results["steady"]:
+        its = figures(results, key)
+        cells = {name: format(its[name], figure.written) for name, figure in FIGURES.items()}
+        cells["fill"] = spread(results["fill"][key], ".2f")
+        cells["refresh"] = spread([1000 * s for s in results["refresh"][key]], ".0f")
+        rows.append([TITLES[key], *cells.values()])
+    names = [f"{figure.name}, {figure.unit}" for figure in FIGURES.values()]
+    return table(["", *names], rows)
+
+
+def growth_table(results: Results) -> str:
+    head = ["symbols", "weight a minute", "requests in 5 minutes", "refresh 5m, ms", "1h", "4h",
+            "left out", "at the start", "429", "CPU, % of a core", "peak memory, MB"]  # fmt: skip
+    rows = []
+    for number, its in results["growth"].items():
+        times = [
+            f"{its['median_ms'][name]:.0f} (to {its['longest_ms'][name]:.0f})"
+            if name in its["median_ms"] else ""
+            for name in ("5m", "1h", "4h")
+        ]  # fmt: skip
+        rows.append([
+            number, f"{its['weight_min']:.0f}", f"{its['requests_5min']:.0f}", *times,
+            str(its["failed"] + its["skipped"]), str(its["failed_at_start"]), str(its["refused"]),
+            f"{100 * its['cpu_share']:.1f}", f"{its['peak_mb']:.0f}",
+        ])  # fmt: skip
+    return table(head, rows)
+
+
+def bars_table(results: Results) -> str:
+    return table(["bar", "wanted", "measured", ""], [bar.cells() for bar in bars(results)])
+
+
+# --- the page ---
+
+
+def page_text(results: Results) -> str:
+    """What stands between the markers of docs/benchmarks.md."""
+    return f"""{BEGIN}
+
+{results["machine"]}
+
+### Bars
+
+{bars_table(results)}
+
+### Ratios
+
+{ratios_table(results)}
+
+![Each figure as a multiple of the service's](benchmarks-ratios.svg)
+
+### Absolute figures
+
+{absolute_table(results)}
+
+### Growth
+
+{growth_table(results)}
+
+By the count of the service's own rate limiter, every refresh of all three timeframes gets all its
+requests through on time with up to {results["most_symbols"]} symbols. Dashed in the plots: what is
+allowed.
+
+![Weight, CPU and memory against symbols](benchmarks-growth.svg)
+
+{END}"""
+
+
+def write(results: Results, page: Path = PAGE) -> None:
+    """Put the figures into the page and the plots beside it; nothing else of the page changes."""
+    text = page.read_text()
+    head, _, rest = text.partition(BEGIN)
+    page.write_text(head + page_text(results) + rest.partition(END)[2])
+    _plots(results, page.parent)
+
+
+def _plots(results: Results, folder: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "benchmarks"  # the same figures give the same file
+    matplotlib.rcParams["svg.fonttype"] = "none"  # text stays text
+    from matplotlib import pyplot
+
+    shown = ("fill", "refresh", "fresh99", "requests_h", "mb_h", "cpu_h_s", "peak_mb")
+    ours = figures(results, SERVICE.key)
+    plot, axes = pyplot.subplots(figsize=(10, 4.5), layout="constrained")
+    keys = [key for key in results["steady"] if key != SERVICE.key]
+    for place, key in enumerate(keys):
+        its = figures(results, key)
+        heights = [its[name] / ours[name] for name in shown]
+        offset = (place - (len(keys) - 1) / 2) * 0.8 / len(keys)
+        axes.bar([x + offset for x in range(len(shown))], heights, 0.8 / len(keys),
+                 label=TITLES[key])  # fmt: skip
+    axes.axhline(1, color="black", linewidth=1, label=TITLES[SERVICE.key])
+    axes.set_yscale("log")
+    axes.set_ylabel("times the service's (less is better)")
+    axes.set_xticks(range(len(shown)), [FIGURES[name].name for name in shown])
+    axes.legend(fontsize="small")
+    plot.savefig(folder / "benchmarks-ratios.svg", metadata={"Date": None})
+    pyplot.close(plot)
+
+    grown = {int(number): its for number, its in results["growth"].items()}
+    service = results["steady"][SERVICE.key]
+    grown[29] = {"weight_min": service["weight_h"] / 60, "peak_mb": service["peak_mb"],
+                 "cpu_share": service["cpu_h_s"] / 3600}  # fmt: skip
+    numbers = sorted(grown)
+    plot, panels = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
+    for axes, (name, label, factor, limit) in zip(panels, (
+        ("weight_min", "weight a minute", 1, 1200), ("cpu_share", "CPU, % of a core", 100, 15),
+        ("peak_mb", "peak memory, MB", 1, 160),
+    ), strict=True):  # fmt: skip
+        axes.plot(numbers, [factor * grown[n][name] for n in numbers], marker="o")
+        axes.axhline(limit, color="gray", linestyle="--", linewidth=1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("symbols")
+        axes.set_title(label)
+    plot.savefig(folder / "benchmarks-growth.svg", metadata={"Date": None})
+    pyplot.close(plot)
