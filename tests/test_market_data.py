@@ -346,6 +346,47 @@ def candles(client: redis.Redis, symbol: str, timeframe: str = "5m") -> list[dic
     return json.loads(text) if isinstance(text, str) else []
 
 
+class TestWhoGoesFirst:
+    """5m is refreshed each 5 s here, 1h each 7 s."""
+
+    def test_a_refresh_asks_for_nothing_while_one_with_less_time_does(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        service = make()
+        often, seldom = service.settings.timeframes
+        service._asking.add(often)
+        refresh = threading.Thread(target=service.refresh, args=(seldom,))
+        refresh.start()
+        refresh.join(0.5)
+        assert refresh.is_alive() and not exchange.requests
+        service._asking.remove(often)
+        refresh.join(5)
+        assert [request.interval for request in exchange.requests] == ["1h"] * 3
+        turn(service, "5m")
+        assert not service._asking
+
+    def test_but_not_for_longer_than_it_has_itself(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        service = make(TIMEFRAMES="5m:1:20,1h:2:30")
+        service._asking.add(service.settings.timeframes[0])
+        started = time.monotonic()
+        turn(service, "1h")
+        assert 1.5 < time.monotonic() - started < 4
+        assert set(service.health()[1]["timeframes"]["1h"]["failing"]) == {
+            "BTCUSDT", "ETHUSDT", "SOLUSDT"}  # fmt: skip
+
+    def test_it_does_not_wait_when_the_program_ends(
+        self, make: Callable[..., MarketData], exchange: Exchange
+    ) -> None:
+        service = make()
+        service._asking.add(service.settings.timeframes[0])
+        service.stopping.set()
+        started = time.monotonic()
+        turn(service, "1h")
+        assert time.monotonic() - started < 1
+
+
 class TestRefresh:
     def test_writes_logs_and_publishes(
         self, make: Callable[..., MarketData], fake: Any, exchange: Exchange
