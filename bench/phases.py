@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import statistics
@@ -233,6 +234,7 @@ def log_query_ms(stage: Stage) -> list[float]:
                                               52_000))  # fmt: skip
         logged.send(batch)
     took = []
+    gc.freeze()  # as consumers/program.py does, in whose programs such queries are made
     for _ in range(LOG_QUERIES):
         started = time.perf_counter()
         read_log(client, limit=20, type="trade")
