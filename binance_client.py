@@ -321,9 +321,10 @@ class BinanceClient:
             return parse_klines(body, timeframe, self._now_ms())
 
     def tickers(
-        self, symbols: Sequence[str], give_up_at: float = math.inf
+        self, symbols: Sequence[str], give_up_at: float = math.inf, acquired: bool = False
     ) -> dict[str, Ticker | BadResponse]:
-        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1.
+        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1,
+        which the caller may have `acquired` already.
 
         The exchange rejects the whole call for one symbol that it does not know.
         """
@@ -331,7 +332,7 @@ class BinanceClient:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
         with _naming(",".join(symbols)):
             params = {"symbols": _list_param(symbols)}
-            rows = _parse(self._get("ticker/24hr", params, 1, give_up_at))
+            rows = _parse(self._get("ticker/24hr", params, 1, give_up_at, acquired))
             return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:

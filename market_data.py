@@ -512,6 +512,7 @@ class MarketData:
             log_maxlen=settings.message_log_maxlen,
         )  # fmt: skip
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
+        self._idle_workers = threading.Semaphore(settings.max_workers)
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
@@ -574,24 +575,42 @@ class MarketData:
         return bool(update.updated)
 
     def _ask(self, timeframe: Timeframe, give_up_at: float) -> tuple[Results, Jobs]:
-        """What the limiter refuses at once, and the jobs for all else."""
+        """The jobs of a refresh, and what has failed before it could become one."""
         results: Results = {}
         jobs: Jobs = {}
-        for symbol in self.settings.symbols:
-            key = ohlcv_key(symbol, timeframe.name)
-            try:  # in this thread, for no worker may wait whom another loop could use
+        calls: list[tuple[list[str], Callable[[], Results]]] = [
+            ([ohlcv_key(symbol, timeframe.name)],
+             partial(self._fetch_candles, symbol, timeframe, give_up_at))
+            for symbol in self.settings.symbols
+        ]  # fmt: skip
+        if timeframe == self.settings.price_timeframe:
+            calls += [
+                ([price_key(symbol) for symbol in group],
+                 partial(self._fetch_prices, group, give_up_at, acquired=True))
+                for group in self._price_groups()
+            ]  # fmt: skip
+        for keys, fetch in calls:
+            try:
                 self._let_pass(timeframe, give_up_at)
-                self._limiter.acquire(1, give_up_at)
+                self._reserve(give_up_at)
             except BinanceError as error:
-                results[key] = _bare(error)
-            else:
-                job = self._executor.submit(self._fetch_candles, symbol, timeframe, give_up_at)
-                jobs[job] = [key]
-        with_prices = timeframe == self.settings.price_timeframe
-        for group in self._price_groups() if with_prices else []:
-            job = self._executor.submit(self._fetch_prices, group, give_up_at)
-            jobs[job] = [price_key(symbol) for symbol in group]
+                results |= dict.fromkeys(keys, _bare(error))
+                continue
+            job = self._executor.submit(fetch)
+            job.add_done_callback(lambda _: self._idle_workers.release())
+            jobs[job] = keys
         return results, jobs
+
+    def _reserve(self, give_up_at: float) -> None:
+        """Wait for a worker, and then for the limiter, whose permission is thus used at once. This
+        thread waits and not the worker, whom another loop may need."""
+        if not self._idle_workers.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
+            raise binance.Retryable("no time left before the next refresh")
+        try:
+            self._limiter.acquire(1, give_up_at)
+        except BinanceError:
+            self._idle_workers.release()
+            raise
 
     def _let_pass(self, timeframe: Timeframe, give_up_at: float) -> None:
         """Wait while one that refreshes more often asks the limiter: it has less time for it. With
@@ -618,8 +637,8 @@ class MarketData:
         return results
 
     def _fetch_candles(self, symbol: str, timeframe: Timeframe, give_up_at: float) -> Results:
-        """The newest candles if they join what is held, else the whole series. For the first
-        request the limiter was asked before."""
+        """The newest candles if they join what is held, else the whole series. The limiter was
+        asked for the first request."""
         key = ohlcv_key(symbol, timeframe.name)
         limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
         with self._lock:
@@ -661,10 +680,12 @@ class MarketData:
         error = self._failing.get(price_key(symbol))
         return error is not None and error.code == binance.UNKNOWN_SYMBOL
 
-    def _fetch_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
+    def _fetch_prices(
+        self, symbols: Sequence[str], give_up_at: float, acquired: bool = False
+    ) -> Results:
         asked_at = boot_s()
         try:
-            tickers = self._binance.tickers(symbols, give_up_at)
+            tickers = self._binance.tickers(symbols, give_up_at, acquired)
         except BinanceError as error:
             if error.code != binance.UNKNOWN_SYMBOL or len(symbols) == 1:
                 return {price_key(symbol): _bare(error) for symbol in symbols}

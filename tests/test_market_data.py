@@ -19,6 +19,7 @@ import redis
 
 import market_data
 from binance_client import Candle
+from demo import market
 from demo.exchange import Exchange
 from market_data import (
     WAKE_S,
@@ -385,6 +386,19 @@ class TestWhoGoesFirst:
         started = time.monotonic()
         turn(service, "1h")
         assert time.monotonic() - started < 1
+
+
+def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
+    make: Callable[..., MarketData], exchange: Exchange
+) -> None:
+    service = make(SYMBOLS=",".join(market.symbols(12)), MAX_WORKERS="2")
+    exchange.fault("hold", seconds=60)
+    turn(service)
+    assert 1 <= len(exchange.requests) <= 2
+    assert len(service.health()[1]["timeframes"]["5m"]["failing"]) == 12
+    exchange.clear()
+    assert service._idle_workers.acquire(timeout=1) and service._idle_workers.acquire(timeout=1)
+    assert not service._idle_workers.acquire(timeout=0)  # each was given back once
 
 
 class TestRefresh:
