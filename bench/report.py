@@ -2,7 +2,8 @@
 
 `Results` are what `python -m bench` measured, as JSON: "fill" and "refresh" (seconds of each run),
 "fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
-"growth" by number of symbols; "log_ms", "most_symbols", "machine".
+"growth" by number of symbols; "local_api" (see bench.local_api.measure), "log_ms", "most_symbols",
+"machine".
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.local_api import CLIENTS, RATE
 from bench.measure import ROOT, percentile
 from bench.programs import BEFORE, CONTENDERS, SERVICE
 
@@ -94,6 +96,8 @@ def bars(results: Results) -> list[Bar]:
         Bar("Redis round trips a refresh", 2, round(ours["turns"], 2)),
         Bar("filtered query of a full message log, p99", 25, percentile(results["log_ms"], 0.99),
             " ms"),
+        Bar(f"local API at {RATE} answers a second, p99", 10,
+            results["local_api"]["paced"]["p99_ms"], " ms"),
     ]  # fmt: skip
     most = results["growth"].get("350")
     if most:
@@ -146,6 +150,18 @@ def absolute_table(results: Results) -> str:
     return table(["", *names], rows)
 
 
+def local_table(results: Results) -> str:
+    local = results["local_api"]
+    rows = [
+        [asked, f"{its['rate']:,.0f}", f"{its['p50_ms']:.1f}", f"{its['p99_ms']:.1f}"]
+        for asked, its in ((f"{RATE:,} a second", local["paced"]), ("as may be", local["free"]))
+    ]
+    head = [f"asked by {CLIENTS} clients", "answers a second", "p50, ms", "p99, ms"]
+    took = f"{min(local['refreshes_ms'])} to {max(local['refreshes_ms'])} ms"
+    return (f"{table(head, rows)}\n\nMeanwhile a refresh took {took}; "
+            f"{local['skipped']} were skipped.")  # fmt: skip
+
+
 def growth_table(results: Results) -> str:
     head = ["symbols", "weight a minute", "requests in 5 minutes", "refresh 5m, ms", "1h", "4h",
             "left out", "at the start", "429", "CPU, % of a core", "peak memory, MB"]  # fmt: skip
@@ -190,6 +206,10 @@ def page_text(results: Results) -> str:
 ### Absolute figures
 
 {absolute_table(results)}
+
+### The local API
+
+{local_table(results)}
 
 ### Growth
 

@@ -22,11 +22,13 @@ from bench.hour import (
     refresh_lines,
     refreshes_an_hour,
 )
+from bench.local_api import load
 from bench.measure import Counts, _Connection, percentile
 from bench.phases import spans
 from bench.programs import BEFORE, SERVICE
 from demo import market
 from demo.exchange import Exchange
+from health import HealthServer
 
 
 def test_percentile() -> None:
@@ -163,7 +165,24 @@ def results() -> dict[str, Any]:
         "fresh": {key: [1.0 * n, 1.1 * n] for n, key in enumerate(keys, 1)},
         "steady": {key: steady(n) for n, key in enumerate(keys, 1)},
         "growth": {"350": growth},
+        "local_api": {"paced": {"rate": 1500.0, "p50_ms": 1.0, "p99_ms": 4.0}, "skipped": 0,
+                      "free": {"rate": 4000.0, "p50_ms": 9.0, "p99_ms": 30.0},
+                      "refreshes_ms": [90, 120]},
     }  # fmt: skip
+
+
+def test_clients_of_the_local_api_count_whole_answers() -> None:
+    status = 200
+    server = HealthServer("127.0.0.1", 0, lambda: (200, {}), lambda *_: (status, b"x" * 200_000))
+    server.start()
+    port = server.server_address[1]
+    free = load(port, 3, 0, 0.5)
+    assert free["rate"] > 100 and 0 < free["p50_ms"] <= free["p99_ms"] < 500
+    assert load(port, 3, 50, 1.0)["rate"] == pytest.approx(50, rel=0.2)
+    status = 503
+    with pytest.raises(ValueError, match="503"):
+        load(port, 1, 0, 0.2)
+    server.stop()
 
 
 def test_bars() -> None:
