@@ -954,7 +954,10 @@ class MarketData:
 
     # --- what others see ---
 
+    # What local_api.Market asks for.
+
     def _fresh(self, symbol: str, key: str) -> Any:
+        """What is held under `key`; ApiError if it is too old, or not there."""
         with self._lock:
             held, error, leader = self._held.get(key), self._failing.get(key), self._leader
         if error and error.code == binance.UNKNOWN_SYMBOL:
