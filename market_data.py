@@ -570,7 +570,8 @@ class MarketData:
             failed=len(update.failed), duration_ms=update.duration_ms,
             weight=self._limiter.state()[0],
         )  # fmt: skip
-        if timeframe == self.settings.price_timeframe and started >= self._listing_due_at:
+        due = timeframe == self.settings.price_timeframe and started >= self._listing_due_at
+        if due and not self.stopping.is_set():
             self._check_listing(give_up_at)
         return bool(update.updated)
 
@@ -607,6 +608,8 @@ class MarketData:
         if not self._idle_workers.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
             raise binance.Retryable("no time left before the next refresh")
         try:
+            if self.stopping.is_set():  # the executor takes no more jobs
+                raise binance.Stopped("stopping")
             self._limiter.acquire(1, give_up_at)
         except BinanceError:
             self._idle_workers.release()

@@ -401,6 +401,20 @@ def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
     assert not service._idle_workers.acquire(timeout=0)  # each was given back once
 
 
+def test_a_refresh_that_waits_for_a_worker_ends_with_the_program(
+    make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make(MAX_WORKERS="1")
+    service._idle_workers.acquire()
+    refresh = threading.Thread(target=service._loops[0].run)
+    refresh.start()
+    service.stop(until=0.0)
+    service._idle_workers.release()
+    refresh.join(5)
+    assert not refresh.is_alive() and not exchange.requests
+    assert "event=bug" not in caplog.text
+
+
 class TestRefresh:
     def test_writes_logs_and_publishes(
         self, make: Callable[..., MarketData], fake: Any, exchange: Exchange
