@@ -44,6 +44,7 @@ HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never
 MAX_ANSWER_BYTES = 5_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
 CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
 MAX_TRIES = 3
+TOO_LATE = "no time left before the next refresh"
 BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
 
 
@@ -170,22 +171,24 @@ class RateLimiter:
         self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
-    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
-        """Wait until a request of `weight` may go out, and charge it.
+    def acquire(self, weight: int, give_up_at: float = math.inf, spare: int = 0) -> None:
+        """Wait until a request of `weight` may go out and `spare` weight is left for others, as far
+        as the limit has it; and charge it.
 
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
         """
         if weight > self._own.limit:
             raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
-        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
+        spare = min(spare, self._own.limit - weight)
+        costs = ((self._own, weight, spare), (self._address, weight, spare), (self._requests, 1, 0))
         while True:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
+                budget_s = max(budget.wait_s(units + more, now) for budget, units, more in costs)
                 if max(held_s, budget_s) <= 0:
-                    for budget, units in costs:
+                    for budget, units, _ in costs:
                         budget.spend(units, now)
                     return
             wait_s = max(held_s, budget_s)
@@ -363,7 +366,7 @@ class BinanceClient:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
-                raise Retryable("no time left before the next refresh")
+                raise Retryable(TOO_LATE)
             if tried > 1 or not acquired:
                 self._limiter.acquire(weight, give_up_at)
             try:
@@ -534,10 +537,10 @@ def parse_klines(body: bytes, timeframe: str, now_ms: int) -> list[Candle]:
 
 
 def _texts_of(rows: list[Any], body: bytes) -> list[bytes]:
-    """The JSON of each of `rows` without its brackets, as it is in `body` if it is written there
-    without spaces in between and with no other brackets; as the exchange does."""
-    count, ends = len(rows), (body[:2], body[-2:])
-    if ends == (b"[[", b"]]") and body.count(b"[") == count + 1 and body.count(b"],[") == count - 1:
+    """The JSON of each of `rows`, in one line and without its brackets: as it is in `body` if that
+    has no other brackets and nothing between rows but a comma, which is how the exchange writes."""
+    plain = body[:2] == b"[[" and body[-2:] == b"]]" and b"\n" not in body
+    if plain and body.count(b"[") - 1 == len(rows) == body.count(b"],[") + 1:
         return body[2:-2].split(b"],[")
     return [_json(row)[1:-1].encode() for row in rows]
 

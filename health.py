@@ -50,7 +50,11 @@ class JsonHandler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self.server.request_came(self.connection)
-        if {"Content-Length", "Transfer-Encoding"} & set(self.headers):
+        if self.headers.defects:  # then not all of them were read, perhaps not Host
+            self.send_error(HTTPStatus.BAD_REQUEST, "Malformed headers")
+            return False
+        body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+        if body or self.request_version != "HTTP/1.1":
             self.close_connection = True  # nobody here reads a body, and it is no next request
         host = re.sub(r":[0-9]+$", "", self.headers.get("Host", "localhost")).lower()
         if re.fullmatch(r"[0-9.]+|\[[0-9a-f:.]+\]", host) or host in OWN_NAMES:
@@ -209,7 +213,11 @@ class JsonServer(ThreadingHTTPServer):
             return
         if idle:
             _let_go(idle)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except BaseException:  # no thread could be started
+            self._forget(request)
+            raise
 
     def request_came(self, request: socket.socket) -> None:
         with self._lock:
@@ -223,9 +231,12 @@ class JsonServer(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            with self._lock:
-                self._silent.pop(request, None)
-                self._connections -= 1
+            self._forget(request)
+
+    def _forget(self, request: socket.socket) -> None:
+        with self._lock:
+            self._silent.pop(request, None)
+            self._connections -= 1
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that broke off is no news; anything else is a bug."""

@@ -46,7 +46,7 @@ import redis
 
 import binance_client as binance
 import redis_log
-from binance_client import BinanceError, Candle, Listing, Ticker
+from binance_client import TOO_LATE, BinanceError, Candle, Listing, Ticker
 from health import HealthServer
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
@@ -62,6 +62,7 @@ OVERLAP = 3  # candles read again: the forming one and two that the exchange may
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
 LISTING_RETRY_S = 300.0
 LISTING_TTL_S = 2 * HOURLY_S
+SPARE_WEIGHT = 20  # a minute, for the listing, which weighs up to that, or for some retries
 RECENT = 8  # candles at the end of a series that are not compressed, up to twice as many
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
@@ -266,8 +267,8 @@ class Settings:
         if problems:
             raise SettingsError(problems)
         settings = cls(**values)
-        # The limiter's window is longer than a minute, and the listing weighs up to 20.
-        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + 20
+        # The limiter's window is longer than a minute.
+        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + SPARE_WEIGHT
         if needed > settings.weight_limit:
             raise SettingsError([
                 f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
@@ -590,10 +591,11 @@ class MarketData:
                  partial(self._fetch_prices, group, give_up_at, acquired=True))
                 for group in self._price_groups()
             ]  # fmt: skip
+        spare = 0 if timeframe == self.settings.price_timeframe else SPARE_WEIGHT
         for keys, fetch in calls:
             try:
                 self._let_pass(timeframe, give_up_at)
-                self._reserve(give_up_at)
+                self._reserve(give_up_at, spare)
             except BinanceError as error:
                 results |= dict.fromkeys(keys, _bare(error))
                 continue
@@ -602,15 +604,17 @@ class MarketData:
             jobs[job] = keys
         return results, jobs
 
-    def _reserve(self, give_up_at: float) -> None:
+    def _reserve(self, give_up_at: float, spare: int) -> None:
         """Wait for a worker, and then for the limiter, whose permission is thus used at once. This
-        thread waits and not the worker, whom another loop may need."""
+        thread waits and not the worker, whom another loop may need. `spare` weight is left."""
         if not self._idle_workers.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
-            raise binance.Retryable("no time left before the next refresh")
+            raise binance.Retryable(TOO_LATE)
         try:
             if self.stopping.is_set():  # the executor takes no more jobs
                 raise binance.Stopped("stopping")
-            self._limiter.acquire(1, give_up_at)
+            if time.monotonic() >= give_up_at:  # what is not sent must not be charged
+                raise binance.Retryable(TOO_LATE)
+            self._limiter.acquire(1, give_up_at, spare)
         except BinanceError:
             self._idle_workers.release()
             raise
@@ -1250,7 +1254,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         libc = ctypes.CDLL(None)
         libc.mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
         libc.mallopt(-3, 32_768)  # M_MMAP_THRESHOLD: answers and series go back when freed
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends what is begun; serve has its own
+    code = 0 if run is serve else 143  # serve soon has a handler of its own
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
     handler.setFormatter(_LineFormatter())
     log.addHandler(handler)
@@ -1264,6 +1269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except SystemExit:  # not to be passed on: Python would wait for the workers
+        return code
 
 
 if __name__ == "__main__":

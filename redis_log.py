@@ -238,16 +238,17 @@ class LoggedRedis(_LoggedOperations):
         self, commands: list[Command], log: list[Command], fence: tuple[str, str] | None
     ) -> tuple[list[Any], list[Any]]:
         """The answers to `commands`, and the errors among those to `log`."""
+        if not commands and not log:
+            return [], []
         publishes = [command for command in commands if command[0] == "PUBLISH"]
         writes = [command for command in commands if command[0] != "PUBLISH"]
         pipeline: Any
         with self._client.pipeline(transaction=True) as pipeline:
-            if fence:
-                # From here to EXEC any change of the key ends the transaction, so a program that
-                # was stopped in between (SIGSTOP, a laptop's lid) cannot send what it meant to.
-                if (value := _watch(pipeline, fence[0])) != fence[1]:
-                    raise Fenced(f"{fence[0]} is {value!r}")
-                pipeline.multi()
+            # From here to EXEC any change of the fence ends the transaction, so a program that was
+            # stopped in between (SIGSTOP, a laptop's lid) cannot send what it meant to.
+            if fence and (value := _watch(pipeline, fence[0])) != fence[1]:
+                pipeline.connection.disconnect()
+                raise Fenced(f"{fence[0]} is {value!r}")
             for command in [*writes, *log, *publishes]:
                 pipeline.execute_command(*command)
             try:
@@ -260,15 +261,19 @@ class LoggedRedis(_LoggedOperations):
 
 
 def _watch(pipeline: Any, key: str) -> Any:
-    """WATCH `key` and return what it holds: one round trip, where redis-py alone makes two."""
-    pipeline.watching = True
+    """WATCH `key` and return what it holds: one round trip, where redis-py alone makes two.
+
+    It is not told, for it would end the watching with UNWATCH, and lose the connection if that
+    fails. Who does not go on to EXEC closes the connection instead.
+    """
     pipeline.connection = connection = pipeline.connection_pool.get_connection()
-    connection.send_packed_command(connection.pack_commands([("WATCH", key), ("GET", key)]))
     try:
+        connection.send_packed_command(connection.pack_commands([("WATCH", key), ("GET", key)]))
         connection.read_response()
-    finally:  # even if WATCH was refused, the second answer must not be taken for a later one
-        value = connection.read_response()
-    return value
+        return connection.read_response()
+    except BaseException:  # the second answer must not be taken for a later one
+        connection.disconnect()
+        raise
 
 
 def _pattern(keys: tuple[str, ...]) -> str:

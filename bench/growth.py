@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from binance_client import MAX_TICKER_SYMBOLS, RateLimited, RateLimiter
-from market_data import GIVE_UP_SHARE
+from market_data import GIVE_UP_SHARE, SPARE_WEIGHT
 
 SECONDS = 1800  # three times the longest combination of the intervals
 SETTLED_S = 600  # by then nothing of the first fill is left in any window
@@ -47,7 +47,8 @@ def worst_share(symbols: int, intervals_s: tuple[int, ...] = (30, 120, 300)) -> 
         every_s = min(asking)
         at, left = asking.pop(every_s)
         try:
-            limiter.acquire(1, give_up_at=at + GIVE_UP_SHARE * every_s)
+            spare = 0 if every_s == intervals_s[0] else SPARE_WEIGHT
+            limiter.acquire(1, at + GIVE_UP_SHARE * every_s, spare)
         except MustWait as must:
             asking[every_s] = (at, left)
             now = min(now + must.seconds, next_tick)

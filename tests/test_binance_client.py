@@ -80,6 +80,19 @@ class TestRateLimiter:
         for start, _ in spent:
             assert sum(w for at, w in spent if start <= at < start + 60) <= 100
 
+    def test_who_leaves_some_spare_lets_others_go_first(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        limiter.acquire(30, spare=70)
+        clock.now += 10
+        with pytest.raises(RateLimited) as refused:
+            limiter.acquire(1, give_up_at=clock.now, spare=70)
+        assert refused.value.retry_in_s == 50
+        limiter.acquire(70)  # who is in a hurry
+        clock.now += 50
+        limiter.acquire(30, spare=500)  # as far as the limit has it
+        assert clock.waits == [10.0] and clock.now == 1070
+
     def test_counts_requests_too(self, clock: Clock) -> None:
         limiter = RateLimiter(clock=clock, wait=clock.wait)
         for _ in range(5001):
@@ -432,6 +445,13 @@ class TestParseKlines:
         rows = [json.dumps(each)[1:-1].encode() for each in (row(NOW - STEP), row())]
         candles = parse_klines(body % tuple(rows), "5m", NOW)
         assert [json.loads(b"[%b]" % c.row) for c in candles] == [row(NOW - STEP), row()]
+
+    @pytest.mark.parametrize("space", ["\n", "\r\n", " ", "\t"])
+    def test_a_row_is_one_line(self, space: str) -> None:
+        body = json.dumps([row(NOW - STEP), row()], separators=(f",{space}", ":"))
+        candles = parse_klines(body.replace(f"],{space}[", "],[").encode(), "5m", NOW)
+        assert [json.loads(b"[%b]" % c.row) for c in candles] == [row(NOW - STEP), row()]
+        assert not any(b"\n" in c.row for c in candles)
 
     @pytest.mark.parametrize("odd", ["],[", "[", "]]", ["],["], [[]], {"a": "],["}])
     def test_brackets_inside_a_row_mix_up_nothing(self, odd: Any) -> None:

@@ -134,7 +134,11 @@ class TestKeptConnections:
         [b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", b"GET /health HTTP/1.0\r\n\r\n",
          b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"PUT /health HTTP/1.1\r\n\r\n",
          b"GET /health HTTP/1.1\r\nContent-Length: 31\r\n\r\n",
-         b"GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"],
+         b"GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+         b"GET /health HTTP/1.1\r\ncontent-LENGTH: 31\r\n\r\n",
+         b"HEAD /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
+         b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+         b"GET /health HTTP/1.1\r\nContent-Length : 31\r\nHost: evil\r\n\r\n"],
     )  # fmt: skip
     def test_what_may_be_followed_by_a_body_is_the_last(
         self, server: HealthServer, first: bytes
@@ -142,6 +146,30 @@ class TestKeptConnections:
         """A body that nobody reads must not be taken for a request."""
         received = talk(server.server_address[1], first + b"GET /smuggled HTTP/1.1\r\n\r\n")
         assert len(answers(received)) == 1 and b"\r\nConnection: close\r\n" in received
+
+    def test_headers_that_hide_others_are_refused(self, server: HealthServer) -> None:
+        request = b"GET /health HTTP/1.1\r\nno header\r\nHost: evil.example\r\n\r\n"
+        assert answers(talk(server.server_address[1], request)) == [b"400 Bad Request"]
+
+    def test_a_thread_that_cannot_be_started_takes_no_place(
+        self, server: HealthServer, monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
+        port = server.server_address[1]
+        with monkeypatch.context() as without_threads:
+            def fail(_: threading.Thread) -> None:
+                raise RuntimeError("can't start new thread")
+
+            without_threads.setattr(threading.Thread, "start", fail)
+            for _ in range(4):
+                with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+                    assert sock.recv(1) == b""
+        for _ in range(4):
+            kept = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+            kept.request("GET", "/health")
+            assert kept.getresponse().read()
+        assert "can't start new thread" in capfd.readouterr().err
 
     def test_who_is_silent_the_longest_makes_room(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,32 @@ FAST = {"TIMEFRAMES": "5m:2:20,1h:3:30", "SYMBOLS": SYMBOLS, "LEADER_TTL": "3",
 
 
 class TestFence:
+    def test_no_failure_costs_a_connection(
+        self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(redis_log, "SOCKET_TIMEOUT_S", 0.1)
+        admin: Any = redis_server.client
+        rules = ("on", ">x", "~*", "&*", "+@all", "-unwatch")
+        admin.execute_command("ACL", "SETUSER", "plain", *rules)
+        client = connect(redis_server.url.replace("//", "//plain:x@"))
+        logged = LoggedRedis(client, "market-data")
+        batch = logged.batch()
+        batch.cache_write("key", "value")
+        admin.set("fence", "mine")
+        for _ in range(3):
+            redis_server.pause()
+            started = time.monotonic()
+            with pytest.raises(redis.TimeoutError):
+                logged.send(batch, fence=("fence", "mine"))
+            assert time.monotonic() - started < 0.25
+            redis_server.resume()
+            with pytest.raises(Fenced):
+                logged.send(batch, fence=("fence", "another's"))
+            logged.send(logged.batch(), fence=("fence", "mine"))  # nothing to send
+            logged.send(batch, fence=("fence", "mine"))
+        pool: Any = client.connection_pool
+        assert not pool._in_use_connections and len(pool._available_connections) <= 2
+
     @pytest.fixture
     def logged(self, redis_server: RedisServer) -> LoggedRedis:
         return LoggedRedis(redis_server.client, "market-data")
@@ -68,9 +94,10 @@ class TestFence:
         """As for a process that is stopped there and goes on when its lease has passed on."""
         client = redis_server.client
         client.set("fence", "mine", px=10_000)
-        multi = redis.client.Pipeline.multi
+        watch = redis_log._watch
 
-        def stopped_here(self: Any) -> None:
+        def stopped_here(pipeline: Any, key: str) -> Any:
+            value = watch(pipeline, key)
             other = connect(redis_server.url)
             if change == "taken":
                 other.set("fence", "another's")
@@ -79,9 +106,9 @@ class TestFence:
                 until(lambda: not other.exists("fence"), 2)
             else:
                 other.delete("fence")
-            multi(self)
+            return value
 
-        monkeypatch.setattr(redis.client.Pipeline, "multi", stopped_here)
+        monkeypatch.setattr(redis_log, "_watch", stopped_here)
         batch = logged.batch()
         batch.cache_write("k", "v", 5)
         batch.publish("channel", "x")

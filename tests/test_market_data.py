@@ -401,6 +401,14 @@ def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
     assert not service._idle_workers.acquire(timeout=0)  # each was given back once
 
 
+def test_what_comes_too_late_to_be_sent_is_not_charged(
+    make: Callable[..., MarketData], exchange: Exchange
+) -> None:
+    service = make()
+    results, jobs = service._ask(service.settings.timeframes[0], time.monotonic() - 0.001)
+    assert len(results) == 6 and not jobs and service._limiter.state()[0] == 0
+
+
 def test_a_refresh_that_waits_for_a_worker_ends_with_the_program(
     make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -220,6 +220,7 @@ class TestMerging:
 class Ask(NamedTuple):
     weight: int
     patience_s: float
+    spare: int = 0
 
 
 class Hold(NamedTuple):
@@ -289,15 +290,16 @@ class Callers(Clock):
 
     def ask(self, ask: Ask) -> None:
         weight, asked_at = min(ask.weight, self.own), self.now
+        spare = min(ask.spare, self.own - weight)
         may_at_once = (  # whatever the travel time
             self.now >= self.held_until
-            and self.spent(self.grants, 70) + weight <= self.own
-            and self.spent(self.used, 70) + weight <= self.address
+            and self.spent(self.grants, 70) + weight + spare <= self.own
+            and self.spent(self.used, 70) + weight + spare <= self.address
             and self.asked(310) < self.requests
         )
         give_up_at = asked_at + ask.patience_s
         try:
-            self.limiter.acquire(weight, give_up_at)
+            self.limiter.acquire(weight, give_up_at, ask.spare)
         except RateLimited as error:
             assert not may_at_once
             assert error.retry_in_s > 0 and self.now + error.retry_in_s >= give_up_at
@@ -306,15 +308,15 @@ class Callers(Clock):
         self.grants.append((self.now, weight))
         self.used.append((self.now, weight))
         assert self.now >= self.held_until
-        assert self.spent(self.grants, 60) <= self.own
+        assert self.spent(self.grants, 60) + spare <= self.own
         assert self.asked(300) <= self.requests
         assert self.spent(self.used, 60) <= self.address
 
 
 seconds = st.one_of(st.integers(0, 90).map(float), st.floats(0, 90))
 events = st.one_of(
-    st.builds(Ask, st.integers(0, 20), st.one_of(st.just(math.inf), seconds)),
-    st.builds(Ask, st.integers(1, 20), st.just(math.inf)),
+    st.builds(Ask, st.integers(0, 20), st.one_of(st.just(math.inf), seconds), st.just(0)),
+    st.builds(Ask, st.integers(1, 20), st.just(math.inf), st.integers(0, 40)),
     st.builds(Hold, seconds),
     st.builds(Report, st.integers(0, 80)),
 )

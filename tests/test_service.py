@@ -429,6 +429,15 @@ class TestCommandLine:
         assert done.returncode == 1
         assert re.search(r"^5m +28 of 29 +14000  ETHUSDT: .*not JSON", done.stdout, re.MULTILINE)
 
+    def test_once_ends_by_sigterm(
+        self, start_service: Callable[..., Service], exchange: Exchange
+    ) -> None:
+        exchange.fault("hold", seconds=20)
+        service = start_service("--once")
+        until(lambda: exchange.requests, 10)
+        code, seconds = service.stop()
+        assert code == 143 and seconds < 3
+
     def test_once_without_redis(self, exchange: Exchange) -> None:
         done = run("--once", BINANCE_BASE_URL=exchange.url, REDIS_URL="redis://127.0.0.1:1/0")
         assert done.returncode == 1 and "NOT in Redis" in done.stdout
