@@ -14,11 +14,13 @@ import random
 import re
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
+from urllib.parse import urlencode
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -34,7 +36,6 @@ TIMEFRAME_MS = {
 }
 MAX_CANDLES = 1000  # of one klines answer
 MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
-KLINE_FIELDS = 12
 UNKNOWN_SYMBOL = -1121  # the exchange's error code
 
 WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
@@ -86,17 +87,21 @@ class Stopped(BinanceError):
     """The program is ending, so nothing is waited for any more."""
 
 
-class Candle(NamedTuple):
-    """`timestamp` is the open time in ms UTC, `volume` is in units of the base coin; `row` is the
-    exchange's own row, as JSON without its brackets."""
+class Candles(NamedTuple):
+    """Candles of a symbol and timeframe, oldest first: their open times in ms UTC, and the rows of
+    the exchange's answer as JSON, `[...],[...]`, each with the documented 12 fields, no spaces."""
 
-    timestamp: int
-    open: float
-    high: float
-    low: float
-    close: float
-    volume: float
-    row: bytes = b""
+    times: array[int]
+    rows: bytes
+
+    def part(self, first: int, last: int | None = None) -> Candles:
+        """Those of the slice [first:last]."""
+        times = self.times[first:last]
+        if not times:
+            return Candles(times, b"")
+        start = self.rows.index(b"[%d," % times[0])
+        end = self.rows.index(b"]", self.rows.rindex(b"[%d," % times[-1])) + 1
+        return Candles(times, self.rows[start:end])
 
 
 class Ticker(NamedTuple):
@@ -271,11 +276,6 @@ class _HTTPSConnection(HTTPSConnection):
     response_class: Any = staticmethod(_bounded)
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> None:
-        """None: following is off, but requests would still read the body and the address."""
-
-
 class _BoundedAdapter(HTTPAdapter):
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
         pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
@@ -289,20 +289,23 @@ class _BoundedAdapter(HTTPAdapter):
 class BinanceClient:
     """Public market data of the exchange at `base_url`, for any number of threads.
 
-    They share `limiter`. `timeout_s` bounds the connecting, and then the whole answer; `wait` is
-    as for RateLimiter. All methods raise BinanceError, and begin nothing after `give_up_at`, in
-    monotonic seconds.
+    They share `limiter`, and up to `connections` that are kept. `timeout_s` bounds the connecting,
+    and then the whole answer; `wait` is as for RateLimiter. All methods raise BinanceError, and
+    begin nothing after `give_up_at`, in monotonic seconds.
     """
 
     def __init__(
         self, base_url: str, limiter: RateLimiter, *, timeout_s: float = 5.0,
-        user_agent: str = "coinex-market-data", wait: Callable[[float], bool] | None = None,
-        wall_clock: Callable[[], float] = time.time,
+        user_agent: str = "coinex-market-data", connections: int = 1,
+        wait: Callable[[float], bool] | None = None, wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
-        self._base_url, self._limiter, self._timeout_s = base_url, limiter, timeout_s
-        self._user_agent, self._wall_clock = user_agent, wall_clock
-        self._wait = wait or threading.Event().wait
-        self._local = threading.local()  # a Session is not made to be shared by threads
+        self._limiter, self._timeout_s = limiter, timeout_s
+        self._wall_clock, self._wait = wall_clock, wait or threading.Event().wait
+        # Without a Session: threads may not share one, and all that it adds (cookies, redirects, a
+        # proxy or a .netrc of the environment) is not wanted, for a third of a request's CPU.
+        self._adapter = _BoundedAdapter(pool_maxsize=connections)
+        headers = dict(requests.utils.default_headers()) | {"User-Agent": user_agent}
+        self._request = requests.Request("GET", f"{base_url}/api/v3/", headers).prepare()
         # Guards the count: workers add, health threads copy.
         self._lock = threading.Lock()
         self._answers: Counter[str] = Counter()  # by HTTP status; "none" if no answer came
@@ -315,7 +318,7 @@ class BinanceClient:
     def klines(
         self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf,
         acquired: bool = False,
-    ) -> list[Candle]:  # fmt: skip
+    ) -> Candles:  # fmt: skip
         """The newest `limit` candles, oldest first; the last may still be forming. Weight 1, which
         the caller may have `acquired` already."""
         params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
@@ -386,11 +389,10 @@ class BinanceClient:
     def _ask(self, path: str, params: dict[str, str], give_up_at: float) -> bytes:
         """The body of one answer, read whole, within the bounds of time and size."""
         timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
+        request = self._request.copy()
+        request.url = f"{request.url}{path}?{urlencode(params)}"
         try:
-            with self._session().get(
-                f"{self._base_url}/api/v3/{path}", params=params, timeout=timeout_s,
-                allow_redirects=False, stream=True,
-            ) as response:  # fmt: skip
+            with self._adapter.send(request, stream=True, timeout=timeout_s) as response:
                 self._count(str(response.status_code))
                 self._obey_limits(response)  # before its body, which may never come
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
@@ -408,17 +410,6 @@ class BinanceClient:
     def _count(self, status: str) -> None:
         with self._lock:
             self._answers[status] += 1
-
-    def _session(self) -> requests.Session:
-        """This thread's own session."""
-        session: requests.Session | None = getattr(self._local, "session", None)
-        if session is None:
-            session = self._local.session = _Session()
-            session.headers["User-Agent"] = self._user_agent
-            session.trust_env = False  # no proxy and no .netrc: nobody stands in between
-            session.mount("http://", _BoundedAdapter())
-            session.mount("https://", _BoundedAdapter())
-        return session
 
     def _obey_limits(self, response: requests.Response) -> None:
         """Tell the limiter what the exchange says of its limits; RateLimited if it says no."""
@@ -500,49 +491,53 @@ def _excerpt(body: bytes) -> str:
 
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_FIVE_NUMBERS = re.compile(",".join([r"[0-9]++(?:\.[0-9]++)?+"] * 5))
+_INTEGER, _DECIMAL = rb"[0-9]{1,15}+", rb'"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+"'
+_KLINE = {
+    "open time": _INTEGER, "open": _DECIMAL, "high": _DECIMAL, "low": _DECIMAL, "close": _DECIMAL,
+    "volume": _DECIMAL, "close time": _INTEGER, "quote volume": _DECIMAL, "trades": _INTEGER,
+    "takers' volume": _DECIMAL, "takers' quote volume": _DECIMAL, "unused field": _DECIMAL,
+}  # fmt: skip
+_ROW = rb"\[" + rb",".join(_KLINE.values()) + rb"\]"
+_KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
 
 
-def parse_klines(body: bytes, timeframe: str, now_ms: int) -> list[Candle]:
+def parse_klines(body: bytes, timeframe: str, now_ms: int) -> Candles:
     """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
 
-    A row is [open time, open, high, low, close, volume, ...]: an integer, then decimal strings.
+    A row is a list of what _KLINE names: integers, and decimal numbers as strings.
     """
-    rows = _parse(body)
-    if not isinstance(rows, list) or not rows:
-        raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
-    candles: list[Candle] = []
+    if not _KLINES.fullmatch(body):
+        body = _plainly(body)
+    fields, size = body.translate(None, b'[]"').split(b","), len(_KLINE)
+    times = array("q", map(int, fields[::size]))
+    numbers = (map(float, fields[nth::size]) for nth in range(1, 6))
     previous_ms, step_ms = -1, TIMEFRAME_MS[timeframe]
-    for row, text in zip(rows, _texts_of(rows, body), strict=True):
-        if not isinstance(row, list) or len(row) < KLINE_FIELDS:
-            raise BadResponse(f"a candle without its {KLINE_FIELDS} fields: {str(row)[:60]}")
-        open_ms, numbers = row[0], row[1:6]
-        if type(open_ms) is not int or open_ms % step_ms:
+    for open_ms, opened, high, low, close, volume in zip(times, *numbers, strict=True):
+        if open_ms % step_ms:
             raise _bad_candle(open_ms, f"not the open time of a {timeframe} candle")
         if open_ms <= previous_ms:
             raise _bad_candle(open_ms, "not in order")
-        if open_ms > now_ms + CLOCK_SKEW_MS:
-            raise _bad_candle(open_ms, "from the future, by this machine's clock")
-        try:  # join takes nothing but strings
-            if not _FIVE_NUMBERS.fullmatch(",".join(numbers)):
-                raise TypeError
-        except TypeError:
-            raise _bad_candle(open_ms, f"not made of numbers: {str(numbers)[:80]}") from None
-        opened, high, low, close, volume = map(float, numbers)
         if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
-            raise _bad_candle(open_ms, f"contradicts itself: {str(numbers)[:80]}")
-        candles.append(Candle(open_ms, opened, high, low, close, volume, text))
+            raise _bad_candle(open_ms, f"contradicts itself: {opened, high, low, close, volume}")
         previous_ms = open_ms
-    return candles
+    if previous_ms > now_ms + CLOCK_SKEW_MS:
+        raise _bad_candle(previous_ms, "from the future, by this machine's clock")
+    return Candles(times, body[1:-1])
 
 
-def _texts_of(rows: list[Any], body: bytes) -> list[bytes]:
-    """The JSON of each of `rows`, in one line and without its brackets: as it is in `body` if that
-    has no other brackets and nothing between rows but a comma, which is how the exchange writes."""
-    plain = body[:2] == b"[[" and body[-2:] == b"]]" and b"\n" not in body
-    if plain and body.count(b"[") - 1 == len(rows) == body.count(b"],[") + 1:
-        return body[2:-2].split(b"],[")
-    return [_json(row)[1:-1].encode() for row in rows]
+def _plainly(body: bytes) -> bytes:
+    """The klines answer as the exchange writes it, of one that has spaces, say, or more fields."""
+    rows = _parse(body)
+    if not isinstance(rows, list) or not rows:
+        raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
+    for row in rows:
+        if not isinstance(row, list) or len(row) < len(_KLINE):
+            raise BadResponse(f"a candle without its {len(_KLINE)} fields: {str(row)[:60]}")
+        del row[len(_KLINE) :]
+        for (name, pattern), value in zip(_KLINE.items(), row, strict=True):
+            if not re.fullmatch(pattern, _json(value).encode()):
+                raise _bad_candle(row[0], f"its {name} is {str(value)[:60]!r}")
+    return _json(rows).encode()
 
 
 def _bad_candle(open_ms: object, what: str) -> BadResponse:

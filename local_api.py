@@ -13,16 +13,14 @@ import re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
-from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Listing
+from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing
 
 PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500
 LARGER_INTERVALS = ("3d", "1w", "1M")  # which the exchange has and this service never holds
-KEPT_BODIES = 96  # ready answers, of 80 kB with 500 candles: each of 29 symbols in 3 timeframes
 MINI = ("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume",
         "openTime", "closeTime", "firstId", "lastId", "count")  # fmt: skip
 
@@ -57,16 +55,6 @@ class NotFresh(ApiError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(-1001, reason, 503)
-
-
-class Candles(Protocol):
-    """A series as it is held: open times in ms UTC, ascending, and the row of each as JSON without
-    its brackets. Never changes and equals only itself, so that answers made of it can be kept."""
-
-    @property
-    def times(self) -> Sequence[int]: ...
-    def rows(self) -> list[bytes]: ...
-    def __hash__(self) -> int: ...
 
 
 class Market(Protocol):
@@ -133,7 +121,7 @@ class LocalApi:
             asked = [name for name in ("startTime", "endTime", "limit") if name in params]
             raise _invalid((asked or ["limit"])[0], f" Held here are {len(times)} candles from "
                            f"{times[0]} on; CANDLE_LIMIT sets how many.")  # fmt: skip
-        return _rows(candles, first, last)
+        return b"[%b]" % candles.part(first, last).rows
 
     def _tickers(self, name: str, params: dict[str, str]) -> str:
         asked = self._asked(params)
@@ -217,12 +205,6 @@ def _read(name: str, query: str) -> dict[str, str]:
 
 def _invalid(parameter: str, why: str = "") -> ApiError:
     return ApiError(-1130, f"Data sent for parameter '{parameter}' is not valid.{why}")
-
-
-@lru_cache(maxsize=KEPT_BODIES)
-def _rows(candles: Candles, first: int, last: int) -> bytes:
-    rows = candles.rows()[first:last]
-    return b"[[%b]]" % b"],[".join(rows) if rows else b"[]"
 
 
 def _part(ticker: str, fields: dict[str, str]) -> str:

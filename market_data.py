@@ -28,8 +28,6 @@ import tempfile
 import threading
 import time
 import traceback
-import zlib
-from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -46,7 +44,7 @@ import redis
 
 import binance_client as binance
 import redis_log
-from binance_client import TOO_LATE, BinanceError, Candle, Listing, Ticker
+from binance_client import TOO_LATE, BinanceError, Candles, Listing, Ticker
 from health import HealthServer
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
@@ -63,7 +61,6 @@ HOURLY_S = 3600.0  # every series is read whole this often, and the listing of s
 LISTING_RETRY_S = 300.0
 LISTING_TTL_S = 2 * HOURLY_S
 SPARE_WEIGHT = 20  # a minute, for the listing, which weighs up to that, or for some retries
-RECENT = 8  # candles at the end of a series that are not compressed, up to twice as many
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
@@ -291,47 +288,36 @@ class Settings:
 
 # --- candles ---
 
-_CANDLE_JSON = b'{"timestamp":%d,"open":%r,"high":%r,"low":%r,"close":%r,"volume":%r}'
+_CANDLE_JSON = b'{"timestamp":%b,"open":%b,"high":%b,"low":%b,"close":%b,"volume":%b}'
+_CANDLE_FIELDS = re.compile(rb"\[([0-9]++)" + rb',"([^"]++)"' * 5)
 _PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
-# The `times`, `older` and `recent` of a Series.
-Encoded = tuple["array[int]", tuple[bytes, bytes], tuple[tuple[bytes, bytes], ...]]
 
-
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Series:
-    """The candles of a symbol and timeframe, oldest first; replaced, never changed.
+    """The candles of a symbol and timeframe; replaced, never changed. Instants are of `boot_s`.
 
-    A candle is held as two texts: its JSON that goes into Redis, so that a refresh encodes only
-    what it read, and the exchange's own row. All but the newest, which change, are compressed: as
-    they come, 350 symbols in 3 timeframes take 150 MB. Other instants are of `boot_s`.
+    Held are the exchange's rows alone: what goes into Redis is made of them for each commit, for
+    both together would be 60 MB more with 350 symbols.
     """
 
-    times: array[int]  # open times in ms UTC
-    older: tuple[bytes, bytes]  # the first texts of each kind, a line each, compressed
-    recent: tuple[tuple[bytes, bytes], ...]  # and those after them
+    candles: Candles
     fetched_at: float  # when it was asked for: what came cannot be older
     expires_at: float
     reread_at: float  # when to read it whole again
 
     @property
     def newest_ms(self) -> int:
-        return self.times[-1]
-
-    def texts(self, kind: int = 0) -> list[bytes]:
-        """The JSON of each candle; of `kind` 1 its row."""
-        older = zlib.decompress(self.older[kind]).split(b"\n")
-        return [*older, *(texts[kind] for texts in self.recent)][-len(self.times) :]
-
-    def rows(self) -> list[bytes]:
-        """The exchange's row of each candle as JSON, without its brackets."""
-        return self.texts(1)
+        return self.candles.times[-1]
 
     def json(self) -> bytes:
-        return b"[%b]" % b",".join(self.texts())
+        """The numbers are as the exchange writes them, digit for digit."""
+        fields = _CANDLE_FIELDS.findall(self.candles.rows)
+        return b"[%b]" % b",".join(map(_CANDLE_JSON.__mod__, fields))
 
     def summary(self) -> str:
-        return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
+        times = self.candles.times
+        return f"{len(times)} candles to {iso_ms(times[-1] / 1000)}"
 
 
 @dataclass(frozen=True)
@@ -353,46 +339,24 @@ class Price:
         return f"price {self.ticker.price!r}"
 
 
-def encode(candles: Sequence[Candle]) -> Encoded:
-    """What a Series of `candles` holds of them."""
-    return array("q", [candle.timestamp for candle in candles]), *_pack(*_texts(candles))
+def join(held: Candles, read: Candles, step_ms: int, limit: int) -> Candles | None:
+    """`held` with its newest part replaced by what was `read`, at most `limit`.
 
-
-def _texts(candles: Sequence[Candle]) -> tuple[list[bytes], list[bytes]]:
-    """The two texts of each, by kind."""
-    return [_CANDLE_JSON % candle[:6] for candle in candles], [candle.row for candle in candles]
-
-
-def _pack(*kinds: list[bytes]) -> tuple[Any, Any]:
-    """The `older` and `recent` of a Series that has these texts."""
-    older = tuple(zlib.compress(b"\n".join(texts[:-RECENT]), 1) for texts in kinds)
-    return older, tuple(zip(*(texts[-RECENT:] for texts in kinds), strict=True))
-
-
-def join(held: Series, candles: Sequence[Candle], step_ms: int, limit: int) -> Encoded | None:
-    """`held` with its newest part replaced by `candles`, at most `limit`.
-
-    None if something may be missing: they do not begin with one of `held` or leave out what may
-    have been revised since (its newest or the one before), they end before what is held, or they
-    have a gap that `held` has not. Then only reading the whole series can tell.
+    None if something may be missing: it does not begin with one of `held` or leaves out what may
+    have been revised since (its newest or the one before), it ends before what is held, or it
+    has a gap that `held` has not. Then only reading the whole series can tell.
     """
-    times = array("q", [candle.timestamp for candle in candles])
-    start = bisect_left(held.times, times[0])
-    if start > max(0, len(held.times) - 2) or held.times[start] != times[0]:
+    start = bisect_left(held.times, read.times[0])
+    if start > max(0, len(held.times) - 2) or held.times[start] != read.times[0]:
         return None
-    if times[-1] < held.times[-1]:
+    if read.times[-1] < held.times[-1]:
         return None
     known = set(pairwise(held.times[start:]))
-    if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(times)):
+    if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(read.times)):
         return None
-    recent_from = len(held.times) - len(held.recent)
-    if start >= recent_from and len(held.recent) < 2 * RECENT:
-        added = zip(*_texts(candles), strict=True)
-        packed = held.older, (*held.recent[: start - recent_from], *added)
-    else:
-        kept = held.texts()[:start], held.rows()[:start]
-        packed = _pack(*map(list.__add__, kept, _texts(candles)))
-    return (held.times[:start] + times)[-limit:], *packed
+    kept = held.part(0, start)
+    rows = b"%b,%b" % (kept.rows, read.rows) if kept.rows else read.rows
+    return Candles(kept.times + read.times, rows).part(-limit)
 
 
 @dataclass(frozen=True)
@@ -506,7 +470,7 @@ class MarketData:
         self._limiter = binance.RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
         self._binance = binance.BinanceClient(
             settings.binance_base_url, self._limiter, timeout_s=timeout_s, wait=wait,
-            user_agent=f"coinex-market-data/{VERSION}",
+            user_agent=f"coinex-market-data/{VERSION}", connections=settings.max_workers,
         )  # fmt: skip
         self._logged = LoggedRedis(
             client, "market-data", log_key=settings.message_log_key,
@@ -653,16 +617,16 @@ class MarketData:
         asked_at, acquired = boot_s(), True
         try:
             if isinstance(held, Series) and asked_at < held.reread_at:
-                begun = int(time.time() * 1000) // step_ms - held.times[-1] // step_ms
+                begun = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
                 count = max(OVERLAP, OVERLAP - 1 + begun)
                 if count < limit:
                     candles = self._binance.klines(
                         symbol, timeframe.name, count, give_up_at, acquired
                     )
                     acquired = False
-                    if joined := join(held, candles, step_ms, limit):
+                    if joined := join(held.candles, candles, step_ms, limit):
                         expires_at = asked_at + timeframe.ttl_s
-                        return {key: Series(*joined, asked_at, expires_at, held.reread_at)}
+                        return {key: Series(joined, asked_at, expires_at, held.reread_at)}
             asked_at = boot_s()
             candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at, acquired)
         except BinanceError as error:
@@ -670,7 +634,7 @@ class MarketData:
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
-        return {key: Series(*encode(candles[-limit:]), asked_at, expires_at, reread_at)}
+        return {key: Series(candles.part(-limit), asked_at, expires_at, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it
@@ -765,35 +729,34 @@ class MarketData:
     # --- Redis ---
 
     def commit(self, wait: bool = True) -> bool:
-        """Send Redis all that it lacks, as one transaction; False if it did not take it, or if
-        `wait` is False and another thread is at it.
-
-        What another loop has stored meanwhile goes along, its candles and its publish together.
-        """
+        """Send Redis all that it lacks, a transaction a timeframe; False if it did not take it, or
+        if `wait` is False and another thread is at it."""
         if not self._commit_lock.acquire(blocking=wait):
             return False
         try:
-            return self._send()
+            return all(self._send(timeframe.name) for timeframe in self.settings.timeframes)
         finally:
             self._commit_lock.release()
 
-    def _send(self, again: bool = True) -> bool:
-        """The body of `commit`. Called with _commit_lock held."""
+    def _send(self, timeframe: str, again: bool = True) -> bool:
+        """The part of `commit` for what is read with `timeframe`. Called with _commit_lock held."""
         if self.stands_by():
             return False
-        names = [timeframe.name for timeframe in self.settings.timeframes]
+        names = [each.name for each in self.settings.timeframes]
+        keys = [*self._keys(timeframe).values()]
+        if timeframe == self.settings.price_timeframe.name:
+            keys += self._keys("price").values()
         with self._lock:
             now = boot_s()
-            entries = {key: self._held[key] for key in self._unwritten}
-            errors, updates = dict(self._unlogged), dict(self._unpublished)
-            gone = {name: self._gone(name, now) for name in self._last}
-            brought = {name for name, update in updates.items() if update.updated}
+            entries = {key: self._held[key] for key in keys if key in self._unwritten}
+            errors = {key: self._unlogged[key] for key in keys if key in self._unlogged}
+            update, last = self._unpublished.get(timeframe), dict(self._last)
+            gone = {name: self._gone(name, now) for name in last}
+            brought = {timeframe} if update and update.updated else set()
             since_all = self._published_since_all | brought
-            all_done = bool(updates) and len(since_all) == len(names)
-            last = dict(self._last)
-        of_all = None
-        if all_done:
-            of_all = Update.of_all([last[name].without(gone[name]) for name in names])
+            all_done = len(since_all) == len(names)
+        if not (entries or errors or update):
+            return True
         batch = self._logged.batch()
         for key, entry in entries.items():
             text, summary = entry.json(), entry.summary()
@@ -802,16 +765,18 @@ class MarketData:
                 batch.cache_write(key, text, left_s, summary)
         for key, reason in errors.items():
             batch.error(key, reason)
-        for name in updates:
-            update = updates[name].without(gone[name])
-            batch.publish(update_channel(name), update.json(timeframe=name), update.summary())
-        if of_all:
+        if update:
+            told = update.without(gone[timeframe])
+            payload = told.json(timeframe=timeframe)
+            batch.publish(update_channel(timeframe), payload, told.summary())
+        if all_done:
+            of_all = Update.of_all([last[name].without(gone[name]) for name in names])
             payload = of_all.json(timeframes=names)
             batch.publish(update_channel("all"), payload, of_all.summary())
         try:
             self._logged.send(batch, fence=(LEADER_KEY, self.token))
         except redis_log.Fenced:  # by another instance, or the lease went with what Redis had
-            return again and self.claim() and self._send(again=False)
+            return again and self.claim() and self._send(timeframe, again=False)
         except redis.RedisError as error:
             self._note_redis_failure(error)
             return False
@@ -819,10 +784,9 @@ class MarketData:
             self._unwritten -= {key for key in entries if self._held.get(key) is entries[key]}
             for key in errors:
                 self._unlogged.pop(key, None)
-            for name, update in updates.items():
-                if self._unpublished.get(name) is update:
-                    del self._unpublished[name]
-            self._published_since_all = set() if of_all else since_all
+            if update and self._unpublished.get(timeframe) is update:
+                del self._unpublished[timeframe]
+            self._published_since_all = set() if all_done else since_all
             self._filled = self._filled or all_done
             self._logged_total += 0 if self._logged.log_error else len(batch.entries)
         self._note("redis", "")
@@ -830,9 +794,13 @@ class MarketData:
 
     def _gone(self, timeframe: str, now: float) -> set[str]:
         """The symbols whose candles are too old to be shown. Called with _lock held."""
-        keys = {symbol: ohlcv_key(symbol, timeframe) for symbol in self.settings.symbols}
-        return {symbol for symbol, key in keys.items()
+        return {symbol for symbol, key in self._keys(timeframe).items()
                 if key not in self._held or self._held[key].expires_at <= now}  # fmt: skip
+
+    def _keys(self, name: str) -> dict[str, str]:
+        """By symbol the key of its candles in the timeframe `name`, or of its "price"."""
+        symbols = self.settings.symbols
+        return {s: price_key(s) if name == "price" else ohlcv_key(s, name) for s in symbols}
 
     def _note(self, what: str, problem: object) -> None:
         """Log a problem of `what` when it begins, and its end, which is a `problem` of "".
@@ -854,17 +822,26 @@ class MarketData:
     def claim(self) -> bool:
         """Take or renew the lease; False if Redis does not answer, which changes nothing: whoever
         fetched goes on, in memory."""
+        return self._claim() is not None
+
+    def _claim(self, *commands: redis_log.Command) -> list[Any] | None:
+        """The body of `claim`: the answers to `commands`, which share its round trip, or None."""
         if self.stopping.is_set():
-            return False
+            return None
         ttl_ms = int(self.settings.leader_ttl * 1000)
         with self._lock:
             before_at, self._claim_tried_at = self._claim_tried_at, boot_s()
             tried_at = self._claim_tried_at
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        for command in [("EVAL", _CLAIM, 1, LEADER_KEY, self.token, ttl_ms), *commands]:
+            pipeline.execute_command(*command)
         try:
-            holder = str(self._redis.eval(_CLAIM, 1, LEADER_KEY, self.token, ttl_ms))
+            holder, *answers = pipeline.execute(raise_on_error=False)
+            if isinstance(holder, Exception):
+                raise holder
         except redis.RedisError as error:
             self._note_redis_failure(error)
-            return False
+            return None
         with self._lock:
             before, self._leader = self._leader, holder
             # Longer than the lease lasts and than a try at a Redis that hangs.
@@ -879,7 +856,8 @@ class MarketData:
             event(logging.INFO, "leader" if holder == self.token else "standby", leader=holder)
             for loop in self._loops:
                 loop.at_once = True
-        return True
+        answered: list[Any] = answers
+        return answered
 
     def release(self) -> None:
         """Give the lease back, for another instance to take at once."""
@@ -892,21 +870,20 @@ class MarketData:
             return self._leader not in ("", self.token)
 
     def _mend_redis(self) -> None:
-        """See whether Redis answers and has what it should; send it what it lacks."""
+        """Renew the lease, see whether Redis has what it should, and send it what it lacks."""
         with self._lock:
             now = boot_s()
             live = [
                 key for key, entry in self._held.items()
                 if key not in self._unwritten and entry.expires_at - now > KEEP_S
             ]  # fmt: skip
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        pipeline.exists(*live, "market:none")  # which is never there: EXISTS needs a key
-        pipeline.xlen(self.settings.message_log_key)
-        try:
-            present, length = pipeline.execute(raise_on_error=False)
-        except redis.RedisError as error:
-            self._note_redis_failure(error)
+        answers = self._claim(
+            ("EXISTS", *live, "market:none"),  # which is never there: EXISTS needs a key
+            ("XLEN", self.settings.message_log_key),
+        )
+        if answers is None:
             return
+        present, length = answers
         before_s, self._wall_ahead_s = self._wall_ahead_s, time.time() - boot_s()
         step_s = self._wall_ahead_s - before_s
         if stepped := abs(step_s) > CLOCK_STEP_S:  # Redis, too, expires keys by the wall clock
@@ -937,8 +914,7 @@ class MarketData:
     def keep(self) -> None:
         """Once a second: look at the lease, Redis, a hold, the message log, and whether loops
         turn."""
-        if self.claim():
-            self._mend_redis()
+        self._mend_redis()
         _, held_s, status = self._limiter.state()
         self._note("exchange", f"on hold for {held_s:.0f} s after HTTP {status}" if held_s else "")
         self._note("message_log", self._logged.log_error)
@@ -976,9 +952,9 @@ class MarketData:
         why = error.reason if error else "It was not read yet."
         raise NotFresh(f"There is no fresh data of {symbol}: {why}")
 
-    def candles(self, symbol: str, timeframe: str) -> Series:
+    def candles(self, symbol: str, timeframe: str) -> Candles:
         series: Series = self._fresh(symbol, ohlcv_key(symbol, timeframe))
-        return series
+        return series.candles
 
     def ticker(self, symbol: str) -> str:
         price: Price = self._fresh(symbol, price_key(symbol))
@@ -1041,9 +1017,8 @@ class MarketData:
 
     def _health_of(self, name: str, now: float) -> dict[str, Any]:
         """A timeframe's part of /health, or that of "price". Called with _lock held."""
-        symbols = self.settings.symbols
-        keys = [price_key(s) if name == "price" else ohlcv_key(s, name) for s in symbols]
-        held = [self._held[key] for key in keys if key in self._held]
+        keys = self._keys(name)
+        held = [self._held[key] for key in keys.values() if key in self._held]
         at = max((entry.fetched_at for entry in held), default=None)
         body: dict[str, Any] = {
             "last_success": iso_ms(time.time() - (now - at)) if at else None,
@@ -1053,8 +1028,10 @@ class MarketData:
         if name != "price":
             count, seconds = self._refreshes.get(name, (0, 0.0))
             body |= {"refreshes": count, "refresh_seconds": round(seconds, 3)}
-            body["candles"] = sum(len(entry.times) for entry in held if isinstance(entry, Series))
-        errors = {symbol: self._failing.get(key) for symbol, key in zip(symbols, keys, strict=True)}
+            body["candles"] = sum(
+                len(entry.candles.times) for entry in held if isinstance(entry, Series)
+            )
+        errors = {symbol: self._failing.get(key) for symbol, key in keys.items()}
         return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
 
 
@@ -1067,6 +1044,18 @@ def notify(message: str) -> None:
     if address:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
             sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
+
+
+def notify_state(service: MarketData, late: bool) -> None:
+    """Tell systemd how things stand; if `late`, that the service is ready, whatever it lacks."""
+    code, health = service.health()
+    fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
+    lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
+    if "loops" not in health["problems"]:
+        lines.append("WATCHDOG=1")
+    if code == 200 or late:
+        lines.append("READY=1")
+    notify("\n".join(lines))
 
 
 @contextmanager
@@ -1213,14 +1202,8 @@ def serve(settings: Settings) -> int:
                 service.keep()
             except Exception as error:  # a bug, which must not end the program
                 log_bug(error)
-            code, health = service.health()
-            fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
-            lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
-            if "loops" not in health["problems"]:
-                lines.append("WATCHDOG=1")
-            if code == 200 or time.monotonic() > ready_by:
-                lines.append("READY=1")
-            notify("\n".join(lines))
+            if os.environ.get("NOTIFY_SOCKET"):
+                notify_state(service, time.monotonic() > ready_by)
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
     notify("STOPPING=1")
     service.stop(until=received_at + STOP_WITHIN_S)

@@ -1,17 +1,31 @@
-"""Candles for tests of programs that read them."""
+"""Candles for tests: the exchange's rows, and what programs read in Redis."""
 
 from __future__ import annotations
 
 import json
 import random
 import time
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import binance_client
 from consumers.market_cache import Candle, ohlcv_key, price_key, timeframe_ms
 
 HOUR_MS = 3_600_000
 MIDNIGHT_MS = 1_795_478_400_000  # 2026-11-24T00:00:00Z
+
+
+def written(rows: Sequence[Sequence[Any]]) -> binance_client.Candles:
+    """Rows of the exchange as the service holds them."""
+    text = json.dumps(rows, separators=(",", ":")).encode()
+    return binance_client.Candles(array("q", [row[0] for row in rows]), text[1:-1])
+
+
+def rows_of(candles: binance_client.Candles) -> list[list[Any]]:
+    rows: list[list[Any]] = json.loads(b"[%b]" % candles.rows)
+    assert [row[0] for row in rows] == list(candles.times)
+    return rows
 
 
 def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) -> list[Candle]:

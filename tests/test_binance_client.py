@@ -16,7 +16,7 @@ from binance_client import (
     BadResponse,
     BinanceClient,
     BinanceError,
-    Candle,
+    Candles,
     RateLimited,
     RateLimiter,
     Rejected,
@@ -27,6 +27,7 @@ from binance_client import (
     parse_listing,
     parse_tickers,
 )
+from tests.candles import rows_of
 from tests.conftest import Clock
 
 BASE = "https://api.binance.us"
@@ -193,8 +194,7 @@ class TestClient:
         answer = responses.get(KLINES, json=[row(NOW - STEP), row()],
                                headers={"X-MBX-USED-WEIGHT-1M": "17"})  # fmt: skip
         candles = client.klines("BTCUSDT", "5m", 2)
-        assert candles[1][:6] == (NOW, 2.0, 4.0, 1.0, 3.0, 5.5)
-        assert json.loads(b"[%b]" % candles[1].row) == row()
+        assert rows_of(candles) == [row(NOW - STEP), row()]
         assert answer.calls[0].request.params == {
             "symbol": "BTCUSDT", "interval": "5m", "limit": "2"}  # fmt: skip
         assert limiter.state()[0] == 17
@@ -280,7 +280,7 @@ class TestClient:
     def test_recovers_within_the_call(self, client: BinanceClient) -> None:
         responses.get(KLINES, status=503)
         responses.get(KLINES, json=[row()])
-        assert len(client.klines("BTCUSDT", "5m", 3)) == 1
+        assert rows_of(client.klines("BTCUSDT", "5m", 3)) == [row()]
 
     @responses.activate
     @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ class TestClient:
         headers = {"Retry-After": retry_after} if retry_after else {}
         responses.get(KLINES, status=status, headers=headers)
         responses.get(KLINES, json=[row()])
-        assert len(client.klines("BTCUSDT", "5m", 3)) == 1
+        assert rows_of(client.klines("BTCUSDT", "5m", 3)) == [row()]
         assert clock.waits == [held_s]
 
     @responses.activate
@@ -411,14 +411,13 @@ class TestSockets:
         assert isinstance(error, Retryable)
 
 
-def parse(rows: Any, now_ms: int = NOW) -> list[Candle]:
+def parse(rows: Any, now_ms: int = NOW) -> Candles:
     return parse_klines(json.dumps(rows, separators=(",", ":")).encode(), "5m", now_ms)
 
 
 class TestParseKlines:
     def test_good_rows(self) -> None:
-        assert [c.timestamp for c in parse([row(NOW - STEP), row()])] == [
-            NOW - STEP, NOW]  # fmt: skip
+        assert list(parse([row(NOW - STEP), row()]).times) == [NOW - STEP, NOW]
 
     @pytest.mark.parametrize(
         "rows",
@@ -438,27 +437,33 @@ class TestParseKlines:
             parse(rows)
         assert 10 < len(refused.value.reason) < 160
 
-    @pytest.mark.parametrize(
-        "body", [b"[[%b],[%b]]", b" [[%b],[%b]]", b"[ [%b],[%b]]", b"[[%b], [%b]]", b"[[%b],[%b] ]"]
-    )
-    def test_a_row_is_kept_however_it_is_written(self, body: bytes) -> None:
-        rows = [json.dumps(each)[1:-1].encode() for each in (row(NOW - STEP), row())]
-        candles = parse_klines(body % tuple(rows), "5m", NOW)
-        assert [json.loads(b"[%b]" % c.row) for c in candles] == [row(NOW - STEP), row()]
-
     @pytest.mark.parametrize("space", ["\n", "\r\n", " ", "\t"])
-    def test_a_row_is_one_line(self, space: str) -> None:
-        body = json.dumps([row(NOW - STEP), row()], separators=(f",{space}", ":"))
-        candles = parse_klines(body.replace(f"],{space}[", "],[").encode(), "5m", NOW)
-        assert [json.loads(b"[%b]" % c.row) for c in candles] == [row(NOW - STEP), row()]
-        assert not any(b"\n" in c.row for c in candles)
+    def test_rows_are_kept_without_spaces_however_they_are_written(self, space: str) -> None:
+        rows = [row(NOW - STEP), row()]
+        plain = json.dumps(rows, separators=(",", ":"))
+        written = [plain.replace(at, at + space) for at in (",", "[", "]", '"2.0"', "],[")]
+        for body in [*written, plain.replace('"4.0"', '"\\u0034.0"')]:
+            candles = parse_klines(body.encode(), "5m", NOW)
+            assert candles == parse(rows) and candles.rows == plain[1:-1].encode()
 
-    @pytest.mark.parametrize("odd", ["],[", "[", "]]", ["],["], [[]], {"a": "],["}])
-    def test_brackets_inside_a_row_mix_up_nothing(self, odd: Any) -> None:
-        rows = [[*row(NOW - STEP)[:-1], odd], row()]
-        assert [json.loads(b"[%b]" % c.row) for c in parse(rows)] == rows
-        mixed = json.dumps(rows, separators=(",", ":")).replace("],[18", "], [18").encode()
-        assert [json.loads(b"[%b]" % c.row) for c in parse_klines(mixed, "5m", NOW)] == rows
+    def test_more_fields_than_are_documented_are_left_out(self) -> None:
+        rows = [[*row(NOW - STEP), {"new": [1]}, "],["], row()]
+        assert rows_of(parse(rows)) == [row(NOW - STEP), row()]
+
+    @pytest.mark.parametrize("odd", ["],[", "[", "]]", ["],["], [[]], {"a": "],["}, None, 0.5, ""])
+    def test_a_row_is_refused_for_any_field_that_is_not_as_documented(self, odd: Any) -> None:
+        for field in range(12):
+            bad = row()
+            bad[field] = odd
+            with pytest.raises(BadResponse, match=r"candle .*: its (\w+'? ?)+ is "):
+                parse([row(NOW - STEP), bad])
+
+    def test_part(self) -> None:
+        rows = [row(NOW + n * STEP) for n in range(-4, 1)]
+        candles = parse(rows)
+        for first in range(-6, 6):
+            for last in [None, *range(-6, 6)]:
+                assert rows_of(candles.part(first, last)) == rows[first:last]
 
     @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
     def test_what_is_no_json_is_refused_wherever_it_stands(self, constant: str) -> None:
@@ -483,15 +488,15 @@ class TestParseKlines:
         responses.get(KLINES, json=[row(NOW - STEP), row()])
         wall = Clock(NOW / 1000)
         client = BinanceClient(BASE, limiter, wait=lambda _: False, wall_clock=wall)
-        assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+        assert len(client.klines("BTCUSDT", "5m", 2).times) == 2
         wall.now += step_s
         if borne:
-            assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+            assert len(client.klines("BTCUSDT", "5m", 2).times) == 2
         else:
             with pytest.raises(BadResponse, match="from the future, by this machine's clock"):
                 client.klines("BTCUSDT", "5m", 2)
         wall.now -= step_s
-        assert len(client.klines("BTCUSDT", "5m", 2)) == 2
+        assert len(client.klines("BTCUSDT", "5m", 2).times) == 2
 
 
 class TestParseTickers:

@@ -263,5 +263,3 @@ def test_rows_stay_the_exchange_s_own_through_many_refreshes(
         local.now += 280
         local.service.refresh(local.settings.timeframes[0])
         assert local.ask_raw("klines", asked) == local.ask_exchange("klines", asked)
-    kept = local.service.candles("BTCUSDT", "5m")
-    assert len(kept.recent) <= 2 * market_data.RECENT + market_data.OVERLAP

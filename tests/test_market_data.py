@@ -9,7 +9,7 @@ import re
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 import redis
 
 import market_data
-from binance_client import Candle
+from binance_client import Candles
 from demo import market
 from demo.exchange import Exchange
 from market_data import (
@@ -30,11 +30,11 @@ from market_data import (
     SettingsError,
     Timeframe,
     Update,
-    encode,
     event,
     join,
 )
 from redis_log import read_log
+from tests.candles import rows_of, written
 
 STEP = 300_000
 
@@ -121,53 +121,44 @@ class TestLogLines:
         ]
 
 
-def series(*times: int) -> Series:
-    return Series(*encode([candle(t) for t in times]), 0.0, 120.0, 0.0)
-
-
-def candle(time_: int, close: float = 1.0) -> Candle:
-    return Candle(time_ * STEP, 1.0, 1.0, 1.0, close, 1.0, b'%d,"%r"' % (time_ * STEP, close))
-
-
-def texts_of(candles: list[Candle]) -> list[bytes]:
-    names = ("timestamp", "open", "high", "low", "close", "volume")
-    return [
-        json.dumps(dict(zip(names, candle, strict=False)), separators=(",", ":")).encode()
-        for candle in candles
-    ]
+def candle(time_: int, close: float = 1.0) -> list[Any]:
+    return [time_ * STEP, "1.0", "1.0", "1.0", str(close), "1.0", 0, "0.0", 0, "0.0", "0.0", "0"]
 
 
 class TestJoin:
-    def joined(self, held: Series, *times: int, limit: int = 500) -> list[int] | None:
-        result = join(held, [candle(t) for t in times], STEP, limit)
-        return [t // STEP for t in result[0]] if result else None
+    def joined(self, held: Sequence[int], *times: int, limit: int = 500) -> list[int] | None:
+        result = join(written([*map(candle, held)]), written([*map(candle, times)]), STEP, limit)
+        return [row[0] // STEP for row in rows_of(result)] if result else None
 
     def test_what_overlaps_is_replaced_and_the_oldest_go(self) -> None:
-        assert self.joined(series(1, 2, 3, 4), 3, 4, 5) == [1, 2, 3, 4, 5]
-        assert self.joined(series(1, 2, 3, 4), 3, 4, 5, limit=4) == [2, 3, 4, 5]
-        assert self.joined(series(1), 1) == [1]
+        assert self.joined([1, 2, 3, 4], 3, 4, 5) == [1, 2, 3, 4, 5]
+        assert self.joined([1, 2, 3, 4], 3, 4, 5, limit=4) == [2, 3, 4, 5]
+        assert self.joined([1], 1) == [1]
         read = [candle(1), candle(2, close=9.0)]
-        result = join(series(1, 2), read, STEP, 500)
-        assert result and Series(*result, 0.0, 0.0, 0.0).texts() == texts_of(read)
+        result = join(written([candle(1), candle(2)]), written(read), STEP, 500)
+        assert result and rows_of(result) == read
 
     def test_what_may_hide_a_missing_candle_does_not_join(self) -> None:
-        assert self.joined(series(1, 2, 3), 5, 6) is None  # no overlap
-        assert self.joined(series(1, 2, 3), 4, 5) is None  # adjacent: was 3 final?
-        assert self.joined(series(1, 2, 3), 3, 4, 5) is None  # nor is it known that 2 was
-        assert self.joined(series(1, 2, 3), 1, 2) is None  # ends before what is held
-        assert self.joined(series(1, 2, 3), 2, 3, 5) is None  # a new gap
-        assert self.joined(series(2, 3, 4), 1, 2, 3, 4, 5) is None  # begins before
+        assert self.joined([1, 2, 3], 5, 6) is None  # no overlap
+        assert self.joined([1, 2, 3], 4, 5) is None  # adjacent: was 3 final?
+        assert self.joined([1, 2, 3], 3, 4, 5) is None  # nor is it known that 2 was
+        assert self.joined([1, 2, 3], 1, 2) is None  # ends before what is held
+        assert self.joined([1, 2, 3], 2, 3, 5) is None  # a new gap
+        assert self.joined([2, 3, 4], 1, 2, 3, 4, 5) is None  # begins before
 
     def test_a_gap_that_is_known_is_accepted(self) -> None:
-        assert self.joined(series(1, 3, 4), 1, 3, 4, 5) == [1, 3, 4, 5]
-        assert self.joined(series(1, 2, 3, 4), 1, 3, 4) is None  # 2 was there
+        assert self.joined([1, 3, 4], 1, 3, 4, 5) == [1, 3, 4, 5]
+        assert self.joined([1, 2, 3, 4], 1, 3, 4) is None  # 2 was there
 
     def test_text_is_the_contract_s_json(self) -> None:
-        held = Series(*encode([Candle(STEP, 2.4e-05, 1e16, 0.1, 3.0, 12345678.125)]), 0, 0, 0)
-        assert json.loads(held.json()) == [{
-            "timestamp": STEP, "open": 2.4e-05, "high": 1e16, "low": 0.1, "close": 3.0,
-            "volume": 12345678.125,
-        }]  # fmt: skip
+        numbers = ["0.00002400", "10000000000000000", "0.1", "3.0", "12345678.12500000"]
+        held = written([[STEP, *numbers, *candle(1)[6:]], candle(2)])
+        text = Series(held, 0, 0, 0).json()
+        assert [list(each) for each in json.loads(text)] == [
+            ["timestamp", "open", "high", "low", "close", "volume"]] * 2  # fmt: skip
+        assert [list(each.values()) for each in json.loads(text)] == [
+            [STEP, 2.4e-05, 1e16, 0.1, 3.0, 12345678.125], [2 * STEP, *[1.0] * 5]]  # fmt: skip
+        assert b"0.00002400" in text
 
     @pytest.mark.parametrize("seed", range(50))
     def test_incremental_reads_give_what_a_whole_read_gives(self, seed: int) -> None:
@@ -175,19 +166,18 @@ class TestJoin:
         rng = random.Random(seed)
         market = [candle(t, rng.random()) for t in range(400) if rng.random() > 0.03]
         now, limit = 60, 50
-        held = Series(*encode([c for c in market if c.timestamp <= now * STEP][-limit:]), 0, 0, 0)
+        held = written([c for c in market if c[0] <= now * STEP][-limit:])
         while now < 390:
-            for index, old in enumerate(market):
-                if now - 1 <= old.timestamp // STEP <= now and rng.random() < 0.5:
-                    market[index] = candle(old.timestamp // STEP, rng.random())
+            for index, (open_ms, *_) in enumerate(market):
+                if now - 1 <= open_ms // STEP <= now and rng.random() < 0.5:
+                    market[index] = candle(open_ms // STEP, rng.random())
             now += rng.choice([0, 0, 1, 1, 2, 5, 70])
-            whole = [c for c in market if c.timestamp <= now * STEP][-limit:]
+            whole = [c for c in market if c[0] <= now * STEP][-limit:]
             begun = now - held.times[-1] // STEP
             count = max(3, 2 + begun)
-            result = join(held, whole[-count:], STEP, limit) if count < limit else None
-            held = Series(*(result or encode(whole)), 0, 0, 0)
-            assert (held.times, held.texts()) == (encode(whole)[0], texts_of(whole))
-            assert held.rows() == [c.row for c in whole]
+            read = written(whole[-count:])
+            held = (join(held, read, STEP, limit) if count < limit else None) or written(whole)
+            assert rows_of(held) == whole
 
 
 class TestUpdate:
@@ -540,7 +530,7 @@ class TestRefresh:
         service = make()
         klines = service._binance.klines
 
-        def broken(symbol: str, *rest: Any) -> list[Candle]:
+        def broken(symbol: str, *rest: Any) -> Candles:
             return [][1] if symbol == "ETHUSDT" else klines(symbol, *rest)
 
         monkeypatch.setattr(service._binance, "klines", broken)
@@ -574,9 +564,9 @@ FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("short_body", {}, "connection failed"),
     ("empty", {}, "no candles"),
     ("short_rows", {}, "12 fields"),
-    ("nan", {}, "not made of numbers"),
-    ("inf", {}, "not made of numbers"),
-    ("negative_volume", {}, "not made of numbers"),
+    ("nan", {}, "its close is 'NaN'"),
+    ("inf", {}, "its close is 'Infinity'"),
+    ("negative_volume", {}, "its volume is '-"),
     ("high_below_low", {}, "contradicts itself"),
     ("close_above_high", {}, "contradicts itself"),
     ("duplicated", {}, "not in order"),
@@ -794,7 +784,7 @@ class TestRedisAway:
         turn(service)
         assert sent == [1, 3, 7, 11, 12]
         refuses = False
-        assert seconds(4) == [15] and service.health()[1]["problems"] == {}
+        assert seconds(4) == [15, 15] and service.health()[1]["problems"] == {}
         assert seconds(1) == []
         refuses = True
         turn(service)

@@ -34,7 +34,7 @@ from binance_client import (
     BadResponse,
     BinanceClient,
     BinanceError,
-    Candle,
+    Candles,
     Listing,
     RateLimited,
     RateLimiter,
@@ -45,6 +45,7 @@ from binance_client import (
 )
 from market_data import MarketData, Series, Settings, ohlcv_key
 from redis_log import DEFAULT_KEY, read_log
+from tests.candles import rows_of, written
 from tests.conftest import Clock
 
 ALWAYS: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -67,31 +68,31 @@ class Market:
     step_s: int
     pattern: list[list[int]]
 
-    def candle(self, number: int, change: int) -> Candle:
-        value = float(number * 10 + change)
-        open_ms = number * self.step_s * 1000
-        return Candle(open_ms, *[value] * 5, b"%d,%r" % (open_ms, value))
+    def candle(self, number: int, change: int) -> list[Any]:
+        """Its row at the exchange."""
+        value = f"{number * 10 + change}.0"
+        return [number * self.step_s * 1000, *[value] * 5, 0, value, change, value, value, "0"]
 
     def changes(self, number: int, at: int) -> list[int]:
         """The indexes of what has happened to the candle until `at`."""
         offsets = self.pattern[number % len(self.pattern)] if number >= FIRST else []
         return [n for n, after in enumerate(offsets) if number * self.step_s + after <= at]
 
-    def newest(self, count: int, at: int) -> list[Candle]:
+    def newest(self, count: int, at: int) -> list[list[Any]]:
         """What a right answer of the exchange has at that second."""
-        found: list[Candle] = []
+        found: list[list[Any]] = []
         for number in range(at // self.step_s, FIRST - 1, -1):
             if len(found) < count and (changes := self.changes(number, at)):
                 found.append(self.candle(number, changes[-1]))
         return found[::-1]
 
-    def is_in_time(self, candle: Candle) -> bool:
+    def is_in_time(self, candle: list[Any]) -> bool:
         """Whether it appeared before its close."""
-        number = candle.timestamp // 1000 // self.step_s
+        number = candle[0] // 1000 // self.step_s
         return self.pattern[number % len(self.pattern)][0] < self.step_s
 
-    def ever_had(self, candle: Candle, until: int) -> bool:
-        number = candle.timestamp // 1000 // self.step_s
+    def ever_had(self, candle: list[Any], until: int) -> bool:
+        number = candle[0] // 1000 // self.step_s
         return candle in [self.candle(number, change) for change in self.changes(number, until)]
 
 
@@ -116,7 +117,7 @@ class Exchange:
 
     def klines(
         self, symbol: str, timeframe: str, limit: int, give_up_at: float, acquired: bool
-    ) -> list[Candle]:
+    ) -> Candles:
         answer = next(self.script, Answer())
         self.now += answer.takes_s
         self.shown_at = self.now - answer.late_s
@@ -125,12 +126,12 @@ class Exchange:
         if self.failed:
             raise Retryable("HTTP 503")
         if self.whole:
-            return candles
+            return written(candles)
         # Of one that came after its close, nobody who has not seen it can tell that it is missing.
         inner = 0 < answer.hole < len(candles) - 1
         if inner and self.market.is_in_time(candles[answer.hole]):
             del candles[answer.hole]
-        return candles[-answer.short:]
+        return written(candles[-answer.short:])
 
 
 def rarely(strategy: st.SearchStrategy[Any], usually: Any) -> st.SearchStrategy[Any]:
@@ -202,12 +203,11 @@ class TestMerging:
             assert exchange.failed or exchange.whole  # a bad part is no reason to have nothing
             return
         assert isinstance(held, Series)
-        candles = [
-            Candle(**fields, row=row)
-            for fields, row in zip(json.loads(held.json()), held.rows(), strict=True)
+        candles, times = rows_of(held.candles), list(held.candles.times)
+        assert times == sorted(set(times)) and len(times) <= limit
+        assert [list(fields.values()) for fields in json.loads(held.json())] == [
+            [row[0], *map(float, row[1:6])] for row in candles
         ]
-        times = [candle.timestamp for candle in candles]
-        assert times == list(held.times) == sorted(set(times)) and len(times) <= limit
         assert all(exchange.market.ever_had(candle, exchange.now) for candle in candles)
         assert candles == exchange.market.newest(limit, exchange.shown_at)
         if before and before.expires_at > exchange.now:
@@ -477,20 +477,24 @@ def is_plain(text: Any, signs: str = "") -> bool:
     return False
 
 
-def assert_promised_candles(candles: list[Candle], rows: Any) -> None:
-    """What docs/redis-schema.md says, and that each candle says what its row does."""
-    assert 0 < len(candles) == len(rows)
-    assert all(a.timestamp < b.timestamp for a, b in pairwise(candles))
-    for candle, row in zip(candles, rows, strict=True):
-        assert type(row) is list and len(row) >= 12
-        assert type(row[0]) is int and all(map(is_plain, row[1:6]))
-        assert list(candle[:6]) == [row[0], *map(float, row[1:6])]
-        assert json.loads(b"[%b]" % candle.row) == row
-        assert candle.timestamp >= 0 and candle.timestamp % STEP == 0
-        assert candle.timestamp <= NOW + 10_000
-        assert all(type(number) is float and math.isfinite(number) for number in candle[1:6])
-        assert 0 < candle.low <= min(candle.open, candle.close)
-        assert max(candle.open, candle.close) <= candle.high and candle.volume >= 0
+def assert_promised_candles(candles: Candles, rows: Any) -> None:
+    """What docs/redis-schema.md says of what goes into Redis, and that it is what the rows say."""
+    assert all(type(row) is list and len(row) >= 12 for row in rows)
+    assert rows_of(candles) == [row[:12] for row in rows]
+    assert b" " not in candles.rows and b"\n" not in candles.rows
+    read = json.loads(Series(candles, 0, 0, 0).json())
+    assert 0 < len(read) == len(rows)
+    assert all(a["timestamp"] < b["timestamp"] for a, b in pairwise(read))
+    for candle, row in zip(read, rows, strict=True):
+        assert all(type(row[nth]) is int for nth in (0, 6, 8))
+        assert all(is_plain(row[nth]) for nth in (1, 2, 3, 4, 5, 7, 9, 10, 11))
+        open_ms, *numbers = candle.values()
+        assert [open_ms, *map(float, numbers)] == [row[0], *map(float, row[1:6])]
+        assert open_ms >= 0 and open_ms % STEP == 0
+        assert open_ms <= NOW + 10_000
+        assert all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        opened, high, low, close, volume = numbers
+        assert 0 < low <= min(opened, close) <= max(opened, close) <= high and volume >= 0
 
 
 def assert_promised_tickers(found: dict[str, Ticker | BadResponse], rows: Any) -> None:
@@ -527,7 +531,7 @@ def as_answered(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
-def parse(rows: Any) -> list[Candle]:
+def parse(rows: Any) -> Candles:
     """From the text as the exchange writes it. Written with spaces it must mean the same."""
     spaced = partial(parse_klines, json.dumps(rows).encode(), "5m", NOW)
     try:
@@ -536,7 +540,7 @@ def parse(rows: Any) -> list[Candle]:
         with pytest.raises(BadResponse):
             spaced()
         raise
-    assert [candle[:6] for candle in spaced()] == [candle[:6] for candle in candles]
+    assert spaced() == candles
     return candles
 
 
@@ -574,7 +578,7 @@ class TestParsers:
 
     @pytest.mark.parametrize("value", [*ODD_TEXTS, *ODD_TIMES, None], ids=lambda v: repr(v)[:12])
     def test_each_field_with_each_odd_value(self, value: Any) -> None:
-        for field in range(6):
+        for field in range(12):
             row = [NOW, "2.0", "4.0", "1.0", "3.0", "5.5", 0, "1", 7, "1", "2", "0"]
             row[field] = value
             with suppress(BadResponse):
