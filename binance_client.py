@@ -103,6 +103,10 @@ class Candles(NamedTuple):
         end = self.rows.index(b"]", self.rows.rindex(b"[%d," % times[-1])) + 1
         return Candles(times, self.rows[start:end])
 
+    def then(self, later: Candles) -> Candles:
+        rows = filter(None, (self.rows, later.rows))
+        return Candles(self.times + later.times, b",".join(rows))
+
 
 class Ticker(NamedTuple):
     """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC. `row` is

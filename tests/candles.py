@@ -11,13 +11,14 @@ from typing import Any
 
 import binance_client
 from consumers.market_cache import Candle, ohlcv_key, price_key, timeframe_ms
+from market_data import Series
 
 HOUR_MS = 3_600_000
 MIDNIGHT_MS = 1_795_478_400_000  # 2026-11-24T00:00:00Z
 
 
 def written(rows: Sequence[Sequence[Any]]) -> binance_client.Candles:
-    """Rows of the exchange as the service holds them."""
+    """Rows of the exchange as the client returns them."""
     text = json.dumps(rows, separators=(",", ":")).encode()
     return binance_client.Candles(array("q", [row[0] for row in rows]), text[1:-1])
 
@@ -26,6 +27,12 @@ def rows_of(candles: binance_client.Candles) -> list[list[Any]]:
     rows: list[list[Any]] = json.loads(b"[%b]" % candles.rows)
     assert [row[0] for row in rows] == list(candles.times)
     return rows
+
+
+def as_held(rows: Sequence[Sequence[Any]]) -> Series:
+    """As the service holds what it has just read."""
+    candles = written(rows)
+    return Series(candles.times, b"", candles, 0, 0, 0)
 
 
 def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) -> list[Candle]:
