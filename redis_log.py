@@ -302,12 +302,14 @@ def read_log(
         page: Any = reader.execute_command(
             "XREVRANGE", key, before, "-", "COUNT", count, NEVER_DECODE=True
         )
-        for id_, flat in page:
-            if all(word in flat for word in wanted):
-                texts = [text.decode(errors="backslashreplace") for text in flat]
-                fields = dict(zip(texts[::2], texts[1::2], strict=True))
-                if _matches(fields, type, source):
-                    found.append(fields | {"id": id_.decode()})
+        entries = page
+        for word in wanted:
+            entries = [entry for entry in entries if word in entry[1]]
+        for id_, flat in entries:
+            texts = [text.decode(errors="backslashreplace") for text in flat]
+            fields = dict(zip(texts[::2], texts[1::2], strict=True))
+            if _matches(fields, type, source):
+                found.append(fields | {"id": id_.decode()})
         if len(page) < count:
             break
         before = b"(" + page[-1][0]
