@@ -294,6 +294,7 @@ class Settings:
 
 _CANDLE_JSON = b'{"timestamp":%b,"open":%b,"high":%b,"low":%b,"close":%b,"volume":%b}'
 _CANDLE_FIELDS = re.compile(rb"\[([0-9]++)" + rb',"([^"]++)"' * 5)
+_NONE_PACKED = zlib.compress(b"")
 _PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
 
@@ -306,19 +307,22 @@ class Series:
     """
 
     times: array[int]  # the open time of each in ms UTC
-    older: bytes  # the rows of the first ones, compressed; before them perhaps some that went
+    older: bytes  # the rows of the first ones, compressed; at their start perhaps some that went
     recent: Candles  # those after them
     fetched_at: float  # when it was asked for: what came cannot be older
     expires_at: float
     reread_at: float  # when to read it whole again
+
+    @classmethod
+    def of(cls, candles: Candles, *instants: float) -> Series:
+        return cls(candles.times, _NONE_PACKED, candles, *instants)
 
     @property
     def newest_ms(self) -> int:
         return self.times[-1]
 
     def candles(self) -> Candles:
-        older = Candles(self.times[: self._older_count], _rows(self.older))
-        return older.part(0).then(self.recent)
+        return self._whole(_rows(self.older))
 
     def json(self) -> bytes:
         """The numbers are as the exchange writes them, digit for digit."""
@@ -332,9 +336,9 @@ class Series:
         """The same, as much of it compressed as may be."""
         if len(self.recent.times) <= 2 * RECENT:
             return self
-        all_ = self.candles()
-        older, recent = all_.part(0, -RECENT), all_.part(-RECENT)
-        return replace(self, older=zlib.compress(older.rows, 1), recent=recent)
+        whole = self._whole(zlib.decompress(self.older))
+        older = zlib.compress(whole.part(0, -RECENT).rows, 1)
+        return replace(self, older=older, recent=whole.part(-RECENT))
 
     def summary(self) -> str:
         return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
@@ -343,10 +347,12 @@ class Series:
     def _older_count(self) -> int:
         return len(self.times) - len(self.recent.times)
 
+    def _whole(self, older: bytes) -> Candles:
+        """All candles, where `older` has the rows of the older ones."""
+        return Candles(self.times[: self._older_count], older).part(0).then(self.recent)
 
-@lru_cache(KEPT)
-def _rows(older: bytes) -> bytes:
-    return zlib.decompress(older) if older else b""
+
+_rows = lru_cache(KEPT)(zlib.decompress)
 
 
 @lru_cache(KEPT)
@@ -675,8 +681,7 @@ class MarketData:
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
-        candles = candles.part(-limit)
-        return {key: Series(candles.times, b"", candles, asked_at, expires_at, reread_at)}
+        return {key: Series.of(candles.part(-limit), asked_at, expires_at, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it

@@ -31,8 +31,7 @@ def rows_of(candles: binance_client.Candles) -> list[list[Any]]:
 
 def as_held(rows: Sequence[Sequence[Any]]) -> Series:
     """As the service holds what it has just read."""
-    candles = written(rows)
-    return Series(candles.times, b"", candles, 0, 0, 0)
+    return Series.of(written(rows), 0, 0, 0)
 
 
 def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) -> list[Candle]:

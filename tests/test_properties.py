@@ -484,7 +484,7 @@ def assert_promised_candles(candles: Candles, rows: Any) -> None:
     assert all(type(row) is list and len(row) >= 12 for row in rows)
     assert rows_of(candles) == [row[:12] for row in rows]
     assert b" " not in candles.rows and b"\n" not in candles.rows
-    read = json.loads(Series(candles.times, b"", candles, 0, 0, 0).json())
+    read = json.loads(Series.of(candles, 0, 0, 0).json())
     assert 0 < len(read) == len(rows)
     assert all(a["timestamp"] < b["timestamp"] for a, b in pairwise(read))
     for candle, row in zip(read, rows, strict=True):
