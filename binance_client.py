@@ -267,9 +267,18 @@ class _BoundedAnswer(io.RawIOBase):
         super().close()
 
 
+class _Answer(HTTPResponse):
+    """After any other status than 200 the connection ends. An answer is still to come after one of
+    1xx, which the next request would take for its own."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.will_close = self.will_close or self.status != 200
+
+
 def _bounded(sock: Any, **kwargs: Any) -> HTTPResponse:
     answer: Any = _BoundedAnswer(sock)
-    return HTTPResponse(answer, **kwargs)
+    return _Answer(answer, **kwargs)
 
 
 class _HTTPConnection(HTTPConnection):
@@ -495,7 +504,7 @@ def _excerpt(body: bytes) -> str:
 
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_INTEGER, _DECIMAL = rb"[0-9]{1,15}+", rb'"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+"'
+_INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+"'
 _KLINE = {
     "open time": _INTEGER, "open": _DECIMAL, "high": _DECIMAL, "low": _DECIMAL, "close": _DECIMAL,
     "volume": _DECIMAL, "close time": _INTEGER, "quote volume": _DECIMAL, "trades": _INTEGER,
@@ -534,6 +543,8 @@ def _plainly(body: bytes) -> bytes:
     rows = _parse(body)
     if not isinstance(rows, list) or not rows:
         raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
+    if len(rows) > MAX_CANDLES:
+        raise BadResponse(f"{len(rows)} candles in one answer")
     for row in rows:
         if not isinstance(row, list) or len(row) < len(_KLINE):
             raise BadResponse(f"a candle without its {len(_KLINE)} fields: {str(row)[:60]}")

@@ -788,7 +788,10 @@ class MarketData:
         if not self._commit_lock.acquire(blocking=wait):
             return False
         try:
-            return all(self._send(timeframe.name) for timeframe in self.settings.timeframes)
+            done = all(self._send(timeframe.name) for timeframe in self.settings.timeframes)
+            if done:
+                self._note("redis", "")
+            return done
         finally:
             self._commit_lock.release()
 
@@ -807,8 +810,10 @@ class MarketData:
             update, last = self._unpublished.get(timeframe), dict(self._last)
             gone = {name: self._gone(name, now) for name in last}
             brought = {timeframe} if update and update.updated else set()
-            since_all = self._published_since_all | brought
-            all_done = len(since_all) == len(names)
+            since_all = (self._published_since_all | brought) & self._last.keys()
+            # What tells of all goes with the last that Redis lacks.
+            behind = bool(self._unwritten - set(keys) or self._unpublished.keys() - {timeframe})
+            all_done = len(since_all) == len(names) and not behind
         if not (entries or errors or update):
             return True
         batch = self._logged.batch()
@@ -843,7 +848,6 @@ class MarketData:
             self._published_since_all = set() if all_done else since_all
             self._filled = self._filled or all_done
             self._logged_total += 0 if self._logged.log_error else len(batch.entries)
-        self._note("redis", "")
         return True
 
     def _gone(self, timeframe: str, now: float) -> set[str]:
@@ -962,7 +966,8 @@ class MarketData:
     def _pack(self) -> None:
         """Compress what was read since the last time. Not before it is in Redis: that hurries."""
         with self._lock:
-            series = {key: held for key, held in self._held.items() if isinstance(held, Series)}
+            series = {key: held for key, held in self._held.items()
+                      if isinstance(held, Series) and key not in self._unwritten}  # fmt: skip
         for key, held in series.items():
             if (packed := held.packed()) is not held:
                 with self._lock:

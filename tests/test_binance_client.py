@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -406,6 +407,32 @@ class TestSockets:
         error, _ = self.ask(head)
         assert isinstance(error, Rejected) and "redirects are not followed" in str(error)
 
+    @pytest.mark.parametrize("status", [b"103 Early Hints", b"204 No Content", b"304 Not Modified"])
+    def test_an_answer_that_comes_after_one_without_body_is_nobody_s(self, status: bytes) -> None:
+        """Else the next request on that connection would take it for its own."""
+        body = json.dumps([row()]).encode()
+        late = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def serve() -> None:
+                with suppress(OSError):
+                    while True:
+                        connection, _ = listener.accept()
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n" + late)
+                        kept.append(connection)
+
+            kept: list[socket.socket] = []
+            threading.Thread(target=serve, daemon=True).start()
+            url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            client = BinanceClient(url, RateLimiter(), wait=lambda _: False)
+            for _ in range(2):
+                with pytest.raises(Rejected, match=status[:3].decode()):
+                    client.klines("BTCUSDT", "5m", 1)
+            assert len(kept) == 2
+            for connection in kept:
+                connection.close()
+
     def test_a_broken_answer_can_be_tried_again(self) -> None:
         error, _ = self.ask(b"nonsense\r\n\r\n")
         assert isinstance(error, Retryable)
@@ -457,6 +484,21 @@ class TestParseKlines:
             bad[field] = odd
             with pytest.raises(BadResponse, match=r"candle .*: its (\w+'? ?)+ is "):
                 parse([row(NOW - STEP), bad])
+
+    @pytest.mark.parametrize(("field", "text"), [(0, "01800000000000"), (8, "007"), (8, "-7")])
+    def test_what_json_has_no_number_for_is_refused(self, field: int, text: str) -> None:
+        bad = row()
+        bad[field] = "?"
+        body = json.dumps([row(NOW - STEP), bad], separators=(",", ":")).replace('"?"', text)
+        with pytest.raises(BadResponse, match=r"not JSON|its trades is '-7'"):
+            parse_klines(body.encode(), "5m", NOW)
+
+    def test_far_more_rows_than_can_be_asked_for_take_no_time(self) -> None:
+        body = json.dumps([row()] * 30_000).encode()  # with spaces
+        started = time.thread_time()
+        with pytest.raises(BadResponse, match="30000 candles in one answer"):
+            parse_klines(body, "5m", NOW)
+        assert time.thread_time() - started < 0.5
 
     def test_part(self) -> None:
         rows = [row(NOW + n * STEP) for n in range(-4, 1)]

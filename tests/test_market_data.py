@@ -12,6 +12,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
+from unittest.mock import patch
 
 import fakeredis
 import pytest
@@ -22,6 +23,7 @@ from binance_client import Candles
 from demo import market
 from demo.exchange import Exchange
 from market_data import (
+    RECENT,
     WAKE_S,
     MarketData,
     RefreshLoop,
@@ -33,7 +35,7 @@ from market_data import (
     event,
     join,
 )
-from redis_log import read_log
+from redis_log import Batch, read_log
 from tests.candles import as_held, rows_of, written
 
 STEP = 300_000
@@ -767,6 +769,73 @@ class TestRedisAway:
         assert len(data_keys(fake)) == 9
         lines = [message for message in caplog.messages if "what=redis" in message]
         assert lines == ["event=problem what=redis reason=gone", "event=problem_over what=redis"]
+
+    def test_all_is_told_of_when_all_of_it_is_there(
+        self, make: Callable[..., MarketData], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Two refreshes were stored before one commits, and the second transaction fails."""
+        service = make()
+        turn(service)
+        turn(service, "1h")
+        with patch.object(service, "commit"):
+            turn(service, "1h")
+            turn(service)
+        send, refuses = service._logged.send, True
+        told: list[list[str]] = []
+
+        def sending(batch: Batch, **more: Any) -> None:
+            told.append([channel for name, channel, *_ in batch.commands if name == "PUBLISH"])
+            if refuses and "market:update:1h" in told[-1]:
+                raise redis.TimeoutError("hangs")
+            send(batch, **more)
+
+        with patch.object(service._logged, "send", sending):
+            for _ in range(3):
+                assert not service.commit()
+            refuses = False
+            assert service.commit()
+        every = ["market:update:1h", "market:update:all"]
+        assert told == [["market:update:5m"], every, [], every, [], every, [], every]
+        lines = [message for message in caplog.messages if "what=redis" in message]
+        assert lines == ["event=problem what=redis reason=hangs"]
+        assert service.health()[1]["problems"] == {}
+
+    def test_memory_that_is_cleared_while_redis_answers_keeps_nothing_back(
+        self, make: Callable[..., MarketData], fake: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The machine slept after EXEC; the thread that looks at the lease wakes up first."""
+        service = make()
+        turn(service)
+        send = service._logged.send
+
+        def sleeping(*arguments: Any, **more: Any) -> None:
+            send(*arguments, **more)
+            service._claim_tried_at -= 60
+            service.claim()
+
+        with patch.object(service._logged, "send", sleeping):
+            turn(service, "1h")
+        assert not service._held
+        for name in ("1h", "5m"):
+            turn(service, name)
+            service.keep()
+        assert len(data_keys(fake)) == 9 and service.health()[1]["status"] == "ok"
+        assert not any("event=bug" in message for message in caplog.messages)
+
+    def test_what_redis_lacks_is_not_compressed_in_vain(
+        self, make: Callable[..., MarketData], fake: Any
+    ) -> None:
+        broken = BrokenRedis(fake)
+        service = make(broken)
+        broken.error = redis.ConnectionError("gone")
+        turn(service)
+        with patch.object(Series, "packed") as packed:
+            service.keep()
+            assert not packed.called
+        broken.error = None
+        service.keep()
+        series = [held for held in service._held.values() if isinstance(held, Series)]
+        assert len(series) == 3 and all(len(each.recent.times) == RECENT for each in series)
 
     def test_what_is_refused_is_sent_ever_more_rarely_but_with_each_refresh(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
