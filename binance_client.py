@@ -16,8 +16,7 @@ import threading
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from http.client import HTTPResponse
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -50,17 +49,14 @@ BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
 
 
 class BinanceError(Exception):
-    """What failed: a short `reason`, and HTTP `status` and exchange `code` where known. str() also
-    names the `symbol`; the reason does not, so that equal reasons are equal."""
+    """What failed: a short `reason`, and HTTP `status` and exchange `code` where known. The reason
+    names no symbol, so that equal reasons are equal."""
 
     def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
-        super().__init__(reason)
         # Parts of it are the exchange's words: nothing may get through that is not plain text.
         reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
-        self.reason, self.symbol, self.status, self.code = reason, "", status, code
-
-    def __str__(self) -> str:
-        return f"{self.symbol}: {self.reason}" if self.symbol else self.reason
+        super().__init__(reason)
+        self.reason, self.status, self.code = reason, status, code
 
 
 class Retryable(BinanceError):
@@ -116,7 +112,7 @@ class Ticker(NamedTuple):
     change24h: float
     volume: float
     timestamp: int
-    row: str = ""
+    row: bytes = b""
 
 
 class Listing(NamedTuple):
@@ -124,7 +120,7 @@ class Listing(NamedTuple):
     object as JSON; `rules` is the rest of the answer, the same for all symbols."""
 
     statuses: dict[str, str]
-    rows: dict[str, str]
+    rows: dict[str, bytes]
     rules: dict[str, Any]
 
 
@@ -169,9 +165,9 @@ class RateLimiter:
 
     def __init__(
         self, weight_limit: int = WEIGHT_LIMIT, *, travel_s: float = 0.0,
-        clock: Callable[[], float] = time.monotonic, wait: Callable[[float], bool] | None = None,
+        clock: Callable[[], float] = time.monotonic, wait: Callable[[float], object] = time.sleep,
     ) -> None:  # fmt: skip
-        self._clock, self._wait = clock, wait or threading.Event().wait
+        self._clock, self._wait = clock, wait
         # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
         # workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
@@ -310,10 +306,10 @@ class BinanceClient:
     def __init__(
         self, base_url: str, limiter: RateLimiter, *, timeout_s: float = 5.0,
         user_agent: str = "coinex-market-data", connections: int = 1,
-        wait: Callable[[float], bool] | None = None, wall_clock: Callable[[], float] = time.time,
+        wait: Callable[[float], object] = time.sleep, wall_clock: Callable[[], float] = time.time,
     ) -> None:  # fmt: skip
         self._limiter, self._timeout_s = limiter, timeout_s
-        self._wall_clock, self._wait = wall_clock, wait or threading.Event().wait
+        self._wall_clock, self._wait = wall_clock, wait
         # Without a Session: threads may not share one, and all that it adds (cookies, redirects, a
         # proxy or a .netrc of the environment) is not wanted, for a third of a request's CPU.
         self._adapter = _BoundedAdapter(pool_maxsize=connections)
@@ -334,10 +330,9 @@ class BinanceClient:
     ) -> Candles:  # fmt: skip
         """The newest `limit` candles, oldest first; the last may still be forming. Weight 1, which
         the caller may have `acquired` already."""
-        params = {"symbol": symbol, "interval": timeframe, "limit": str(limit)}
-        with _naming(symbol):
-            body = self._get("klines", params, 1, give_up_at, acquired)
-            return parse_klines(body, timeframe, self._now_ms())
+        params = {"symbol": symbol, "interval": timeframe, "limit": limit}
+        body = self._get("klines", params, 1, give_up_at, acquired)
+        return parse_klines(body, timeframe, self._now_ms())
 
     def tickers(
         self, symbols: Sequence[str], give_up_at: float = math.inf, acquired: bool = False
@@ -349,16 +344,15 @@ class BinanceClient:
         """
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
-        with _naming(",".join(symbols)):
-            params = {"symbols": _list_param(symbols)}
-            rows = _parse(self._get("ticker/24hr", params, 1, give_up_at, acquired))
-            return parse_tickers(rows, symbols, self._now_ms())
+        params = {"symbols": as_json(symbols)}
+        rows = _parse(self._get("ticker/24hr", params, 1, give_up_at, acquired))
+        return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
         """What is said of those of `symbols` that are listed. Weight 10; 20 if one is not, because
         then the whole list has to be asked for."""
         try:
-            info = self._get("exchangeInfo", {"symbols": _list_param(symbols)}, 10, give_up_at)
+            info = self._get("exchangeInfo", {"symbols": as_json(symbols)}, 10, give_up_at)
         except Rejected as error:
             if error.code != UNKNOWN_SYMBOL:
                 raise
@@ -376,7 +370,7 @@ class BinanceClient:
         return int(self._wall_clock() * 1000)
 
     def _get(
-        self, path: str, params: dict[str, str], weight: int, give_up_at: float,
+        self, path: str, params: dict[str, Any], weight: int, give_up_at: float,
         acquired: bool = False,
     ) -> bytes:  # fmt: skip
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
@@ -399,30 +393,27 @@ class BinanceClient:
                 raise Stopped("stopping")
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, path: str, params: dict[str, str], give_up_at: float) -> bytes:
+    def _ask(self, path: str, params: dict[str, Any], give_up_at: float) -> bytes:
         """The body of one answer, read whole, within the bounds of time and size."""
         timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
         request = self._request.copy()
         request.url = f"{request.url}{path}?{urlencode(params)}"
+        answered = "none"
         try:
             with self._adapter.send(request, stream=True, timeout=timeout_s) as response:
-                self._count(str(response.status_code))
+                answered = str(response.status_code)
                 self._obey_limits(response)  # before its body, which may never come
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
-        except requests.RequestException as error:
-            self._count("none")
+        except (HTTPError, OSError) as error:  # that of requests is an OSError
             raise Retryable(_network_reason(error)) from error
-        except (HTTPError, OSError) as error:
-            raise Retryable(_network_reason(error)) from error
+        finally:
+            with self._lock:
+                self._answers[answered] += 1
         if len(body) > MAX_ANSWER_BYTES:
             raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         if response.status_code != 200:
             raise _error_of(response, body)
         return body
-
-    def _count(self, status: str) -> None:
-        with self._lock:
-            self._answers[status] += 1
 
     def _obey_limits(self, response: requests.Response) -> None:
         """Tell the limiter what the exchange says of its limits; RateLimited if it says no."""
@@ -432,27 +423,6 @@ class BinanceClient:
             hold_s = max(1, _header_int(response, "Retry-After", HOLD_S[status]))
             self._limiter.hold(hold_s, status)
             raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
-
-
-@contextmanager
-def _naming(symbol: str) -> Iterator[None]:
-    """Put `symbol` on what is raised inside."""
-    try:
-        yield
-    except BinanceError as error:
-        error.symbol = symbol
-        raise
-
-
-def _list_param(symbols: Sequence[str]) -> str:
-    return _json(list(symbols))
-
-
-def _json(value: Any) -> str:
-    try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except ValueError as error:
-        raise BadResponse("an answer with a number that is not finite") from error
 
 
 # --- what the answers say ---
@@ -479,13 +449,20 @@ def _error_of(response: requests.Response, body: bytes) -> BinanceError:
 
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body, parse_constant=_refuse)
+        return json.loads(body, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON")
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return number
+
+
+def as_json(value: Any) -> bytes:
+    """As the exchange writes it, without spaces."""
+    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _network_reason(error: Exception) -> str:
@@ -550,9 +527,9 @@ def _plainly(body: bytes) -> bytes:
             raise BadResponse(f"a candle without its {len(_KLINE)} fields: {str(row)[:60]}")
         del row[len(_KLINE) :]
         for (name, pattern), value in zip(_KLINE.items(), row, strict=True):
-            if not re.fullmatch(pattern, _json(value).encode()):
+            if not re.fullmatch(pattern, as_json(value)):
                 raise _bad_candle(row[0], f"its {name} is {str(value)[:60]!r}")
-    return _json(rows).encode()
+    return as_json(rows)
 
 
 def _bad_candle(open_ms: object, what: str) -> BadResponse:
@@ -585,7 +562,7 @@ def _parse_ticker(row: Any, now_ms: int) -> Ticker:
         raise BadResponse(f"a ticker that cannot be: {figures}")
     if type(close_ms) is not int or not 0 < close_ms <= now_ms + CLOCK_SKEW_MS:
         raise BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
-    return Ticker(price, change24h, volume, close_ms, _json(row))
+    return Ticker(price, change24h, volume, close_ms, as_json(row))
 
 
 def parse_listing(info: Any, symbols: Sequence[str]) -> Listing:
@@ -593,12 +570,11 @@ def parse_listing(info: Any, symbols: Sequence[str]) -> Listing:
     entries = info.get("symbols") if isinstance(info, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BadResponse("an exchangeInfo without its list of symbols")
-    named = [(entry.get("symbol"), entry.get("status")) for entry in entries]
-    if not all(type(text) is str for entry in named for text in entry):
+    if not all(type(entry.get(name)) is str for entry in entries for name in ("symbol", "status")):
         raise BadResponse("an exchangeInfo with a symbol that has no name or no status")
     found = {entry["symbol"]: entry for entry in entries if entry["symbol"] in symbols}
     return Listing(
         {symbol: entry["status"] for symbol, entry in found.items()},
-        {symbol: _json(entry) for symbol, entry in found.items()},
+        {symbol: as_json(entry) for symbol, entry in found.items()},
         {name: value for name, value in info.items() if name != "symbols"},
     )

@@ -22,8 +22,6 @@ Api = Callable[[str, str], tuple[int, bytes]]  # of a path and a query: status a
 IDLE_TIMEOUT_S = 5.0  # for a client that connects and says nothing, or reads nothing
 KEEP_ALIVE_S = 75.0  # until its next request, for one that has been answered
 MAX_CONNECTIONS = 100  # each has a thread; for one more that which is silent the longest goes
-
-
 OWN_NAMES = {"localhost", socket.gethostname().lower()}
 
 
@@ -203,21 +201,16 @@ class JsonServer(ThreadingHTTPServer):
         with self._lock:
             full = self._connections >= MAX_CONNECTIONS
             idle = next(iter(self._silent), None) if full else None
+            self._connections += 1
             if idle:
                 del self._silent[idle]
-            if not full or idle:
-                self._connections += 1
-                self._silent[request] = None
+            self._silent[request] = None
         if full and not idle:
             self.shutdown_request(request)
             return
         if idle:
             _let_go(idle)
-        try:
-            super().process_request(request, client_address)
-        except BaseException:  # no thread could be started
-            self._forget(request)
-            raise
+        super().process_request(request, client_address)
 
     def request_came(self, request: socket.socket) -> None:
         with self._lock:
@@ -227,16 +220,12 @@ class JsonServer(ThreadingHTTPServer):
         with self._lock:
             self._silent[request] = None
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._forget(request)
-
-    def _forget(self, request: socket.socket) -> None:
+    def shutdown_request(self, request: Any) -> None:
+        """Called once for each connection, also where no thread could be started for it."""
         with self._lock:
             self._silent.pop(request, None)
             self._connections -= 1
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that broke off is no news; anything else is a bug."""

@@ -13,10 +13,10 @@ import re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import parse_qsl
 
-from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing
+from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing, as_json
 
 PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500
@@ -61,7 +61,7 @@ class Market(Protocol):
     """Who holds the data. All raise ApiError, NotFresh above all."""
 
     def candles(self, symbol: str, timeframe: str) -> Candles: ...
-    def ticker(self, symbol: str) -> str:
+    def ticker(self, symbol: str) -> bytes:
         """The exchange's own object as JSON."""
         ...
 
@@ -83,7 +83,7 @@ class LocalApi:
         try:
             return 200, self._answer(path.removeprefix(PREFIX), query)
         except ApiError as error:
-            return error.status, _dump({"code": error.code, "msg": str(error)}).encode()
+            return error.status, as_json({"code": error.code, "msg": str(error)})
 
     def _answer(self, name: str, query: str) -> bytes:
         params = _read(name, query)
@@ -91,12 +91,12 @@ class LocalApi:
             case "ping":
                 return b"{}"
             case "time":
-                return _dump({"serverTime": _now_ms()}).encode()
+                return as_json({"serverTime": _now_ms()})
             case "klines":
                 return self._klines(params)
             case "exchangeInfo":
-                return self._exchange_info(params).encode()
-        return self._tickers(name, params).encode()
+                return self._exchange_info(params)
+        return self._tickers(name, params)
 
     def _klines(self, params: dict[str, str]) -> bytes:
         self._check_symbols([params["symbol"]])
@@ -123,31 +123,31 @@ class LocalApi:
                            f"{times[0]} on; CANDLE_LIMIT sets how many.")  # fmt: skip
         return b"[%b]" % candles.part(first, last).rows
 
-    def _tickers(self, name: str, params: dict[str, str]) -> str:
+    def _tickers(self, name: str, params: dict[str, str]) -> bytes:
         asked = self._asked(params)
-        texts: list[str] = []
+        rows: list[bytes] = []
         for symbol in asked or self._symbols:
             try:
-                texts.append(self._market.ticker(symbol))
+                rows.append(self._market.ticker(symbol))
             except ApiError as error:
                 missing = error
                 if asked:
                     raise
-        if not texts:  # and so none of all of them
+        if not rows:  # and so none of all of them
             raise missing
         if name == "ticker/price":
-            texts = [_part(text, {"symbol": "symbol", "price": "lastPrice"}) for text in texts]
+            rows = [_part(row, {"symbol": "symbol", "price": "lastPrice"}) for row in rows]
         elif params.get("type") == "MINI":
-            texts = [_part(text, {field: field for field in MINI}) for text in texts]
-        return texts[0] if "symbol" in params else f"[{','.join(texts)}]"
+            rows = [_part(row, {field: field for field in MINI}) for row in rows]
+        return rows[0] if "symbol" in params else b"[%b]" % b",".join(rows)
 
-    def _exchange_info(self, params: dict[str, str]) -> str:
+    def _exchange_info(self, params: dict[str, str]) -> bytes:
         asked, listing = self._asked(params), self._market.listing()
         if any(symbol not in listing.rows for symbol in asked):
             raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
         rows = [row for symbol, row in listing.rows.items() if not asked or symbol in asked]
-        rules = _dump(listing.rules | {"serverTime": _now_ms()})
-        return f'{rules[:-1]},"symbols":[{",".join(rows)}]}}'
+        rules = as_json(listing.rules | {"serverTime": _now_ms()})
+        return b'%b,"symbols":[%b]}' % (rules[:-1], b",".join(rows))
 
     def _asked(self, params: dict[str, str]) -> list[str]:
         """The symbols that are asked for, in the order of SYMBOLS; none means all."""
@@ -207,14 +207,10 @@ def _invalid(parameter: str, why: str = "") -> ApiError:
     return ApiError(-1130, f"Data sent for parameter '{parameter}' is not valid.{why}")
 
 
-def _part(ticker: str, fields: dict[str, str]) -> str:
+def _part(ticker: bytes, fields: dict[str, str]) -> bytes:
     """Of a ticker, as JSON, the named fields under their names there."""
     row = json.loads(ticker)
-    return _dump({name: row.get(field) for name, field in fields.items()})
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return as_json({name: row.get(field) for name, field in fields.items()})
 
 
 def _now_ms() -> int:

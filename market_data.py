@@ -39,7 +39,6 @@ from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import redis
@@ -88,6 +87,7 @@ _CLAIM = """
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 log = logging.getLogger("market_data")
+_SYSLOG_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3}
 # The seconds that data ages by. The monotonic clock of Linux stands still while it is suspended.
 boot_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
@@ -132,14 +132,13 @@ def log_bug(error: Exception) -> None:
 class _LineFormatter(logging.Formatter):
     """Puts a syslog priority first if stdout is the journal, else time and level."""
 
-    priorities = MappingProxyType({"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3})
     to_journal = False
     with suppress(OSError):  # stdout may be closed
         to_journal = os.environ.get("JOURNAL_STREAM") == "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
 
     def format(self, record: logging.LogRecord) -> str:
         if self.to_journal:
-            return f"<{self.priorities[record.levelname]}>{record.getMessage()}"
+            return f"<{_SYSLOG_PRIORITIES[record.levelname]}>{record.getMessage()}"
         level = record.levelname.lower()
         return f"time={iso_ms(record.created)} level={level} {record.getMessage()}"
 
@@ -153,11 +152,7 @@ def complain(problem: str) -> None:
 
 
 class SettingsError(ValueError):
-    """`problems`: a sentence for each bad variable."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+    """Its `args`: a sentence for each bad variable."""
 
 
 class Timeframe(NamedTuple):
@@ -266,22 +261,22 @@ class Settings:
             except ValueError as error:
                 problems.append(f"{name}={redact(text)!r}: {error}")
         if problems:
-            raise SettingsError(problems)
+            raise SettingsError(*problems)
         settings = cls(**values)
         # The limiter's windows are longer than five minutes and than one.
         a_second, late_s = settings.weight_a_minute / 60, settings.request_timeout
         requests = math.ceil(a_second * (300 + late_s))  # each weighs 1
         if requests > binance.REQUESTS_LIMIT:
-            raise SettingsError([
+            raise SettingsError(
                 f"SYMBOLS: {len(settings.symbols)} are too many for these TIMEFRAMES, {requests} "
                 f"requests in {300 + late_s:g} s; there may be {binance.REQUESTS_LIMIT}"
-            ])  # fmt: skip
+            )
         needed = a_second * (60 + late_s) + SPARE_WEIGHT
         if needed > settings.weight_limit:
-            raise SettingsError([
+            raise SettingsError(
                 f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
                 "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
-            ])  # fmt: skip
+            )
         return settings
 
     @property
@@ -328,13 +323,17 @@ class Series:
     def newest_ms(self) -> int:
         return self.times[-1]
 
+    @property
+    def older_count(self) -> int:
+        return len(self.times) - len(self.recent.times)
+
     def candles(self) -> Candles:
         return self._whole(_rows(self.older))
 
     def json(self) -> bytes:
         """The numbers are as the exchange writes them, digit for digit."""
         parts = [_as_json(self.recent.rows)]
-        if self._older_count:
+        if self.older_count:
             older = _older_json(self.older)
             parts.insert(0, older[older.index(b'{"timestamp":%d,' % self.times[0]) :])
         return b"[%b]" % b",".join(parts)
@@ -348,15 +347,11 @@ class Series:
         return replace(self, older=older, recent=whole.part(-RECENT))
 
     def summary(self) -> str:
-        return f"{len(self.times)} candles to {iso_ms(self.times[-1] / 1000)}"
-
-    @property
-    def _older_count(self) -> int:
-        return len(self.times) - len(self.recent.times)
+        return f"{len(self.times)} candles to {iso_ms(self.newest_ms / 1000)}"
 
     def _whole(self, older: bytes) -> Candles:
         """All candles, where `older` has the rows of the older ones."""
-        return Candles(self.times[: self._older_count], older).part(0).then(self.recent)
+        return Candles(self.times[: self.older_count], older).part(0).then(self.recent)
 
 
 _rows = lru_cache(KEPT)(zlib.decompress)
@@ -399,18 +394,16 @@ def join(held: Series, read: Candles, step_ms: int, limit: int) -> Series | None
     simpler where it begins with one that is compressed, which takes an outage and gaps.
     """
     start = bisect_left(held.times, read.times[0])
-    if start > max(0, len(held.times) - 2) or held.times[start] != read.times[0]:
+    if not held.older_count <= start <= max(0, len(held.times) - 2):
         return None
-    if read.times[-1] < held.times[-1]:
+    if held.times[start] != read.times[0] or read.times[-1] < held.times[-1]:
         return None
     known = set(pairwise(held.times[start:]))
     if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(read.times)):
         return None
-    kept = start - (len(held.times) - len(held.recent.times))
-    if kept < 0:
-        return None
     times = (held.times[:start] + read.times)[-limit:]
-    return replace(held, times=times, recent=held.recent.part(0, kept).then(read).part(-limit))
+    kept = held.recent.part(0, start - held.older_count)
+    return replace(held, times=times, recent=kept.then(read).part(-limit))
 
 
 @dataclass(frozen=True)
@@ -668,27 +661,26 @@ class MarketData:
         limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
+        klines = partial(self._binance.klines, symbol, timeframe.name)
         asked_at, acquired = boot_s(), True
         try:
             if isinstance(held, Series) and asked_at < held.reread_at:
                 begun = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
                 count = max(OVERLAP, OVERLAP - 1 + begun)
                 if count < limit:
-                    candles = self._binance.klines(
-                        symbol, timeframe.name, count, give_up_at, acquired
-                    )
+                    candles = klines(count, give_up_at, acquired)
                     acquired = False
                     if joined := join(held, candles, step_ms, limit):
                         expires_at = asked_at + timeframe.ttl_s
                         return {key: replace(joined, fetched_at=asked_at, expires_at=expires_at)}
             asked_at = boot_s()
-            candles = self._binance.klines(symbol, timeframe.name, limit, give_up_at, acquired)
+            candles = klines(limit, give_up_at, acquired).part(-limit)
         except BinanceError as error:
             return {key: _bare(error)}
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
-        return {key: Series.of(candles.part(-limit), asked_at, expires_at, reread_at)}
+        return {key: Series.of(candles, asked_at, expires_at, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it
@@ -826,16 +818,14 @@ class MarketData:
             batch.error(key, reason)
         if update:
             told = update.without(gone[timeframe])
-            payload = told.json(timeframe=timeframe)
-            batch.publish(update_channel(timeframe), payload, told.summary())
+            batch.publish(update_channel(timeframe), told.json(timeframe=timeframe), told.summary())
         if all_done:
             of_all = Update.of_all([last[name].without(gone[name]) for name in names])
-            payload = of_all.json(timeframes=names)
-            batch.publish(update_channel("all"), payload, of_all.summary())
+            batch.publish(update_channel("all"), of_all.json(timeframes=names), of_all.summary())
         try:
             self._logged.send(batch, fence=(LEADER_KEY, self.token))
         except redis_log.Fenced:  # by another instance, or the lease went with what Redis had
-            return again and self.claim() and self._send(timeframe, again=False)
+            return again and bool(self.claim()) and self._send(timeframe, again=False)
         except redis.RedisError as error:
             self._note_redis_failure(error)
             return False
@@ -877,29 +867,26 @@ class MarketData:
         with self._lock:
             self._unwritten.update(self._held)
 
-    def claim(self) -> bool:
-        """Take or renew the lease; False if Redis does not answer, which changes nothing: whoever
-        fetched goes on, in memory."""
-        return self._claim() is not None
-
-    def _claim(self, *commands: redis_log.Command) -> list[Any] | None:
-        """The body of `claim`: the answers to `commands`, which share its round trip, or None."""
+    def claim(self, *commands: redis_log.Command) -> list[Any]:
+        """Take or renew the lease. Returns who has it, and the answers to `commands`, which share
+        its round trip; nothing if Redis does not answer, which changes nothing: whoever fetched
+        goes on, in memory."""
         if self.stopping.is_set():
-            return None
-        ttl_ms = int(self.settings.leader_ttl * 1000)
+            return []
+        ttl_ms, tried_at = int(self.settings.leader_ttl * 1000), boot_s()
         with self._lock:
-            before_at, self._claim_tried_at = self._claim_tried_at, boot_s()
-            tried_at = self._claim_tried_at
+            before_at, self._claim_tried_at = self._claim_tried_at, tried_at
         pipeline: Any = self._redis.pipeline(transaction=False)
         for command in [("EVAL", _CLAIM, 1, LEADER_KEY, self.token, ttl_ms), *commands]:
             pipeline.execute_command(*command)
         try:
-            holder, *answers = pipeline.execute(raise_on_error=False)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+            holder = answers[0]
             if isinstance(holder, Exception):
                 raise holder
         except redis.RedisError as error:
             self._note_redis_failure(error)
-            return None
+            return []
         with self._lock:
             before, self._leader = self._leader, holder
             # Longer than the lease lasts and than a try at a Redis that hangs.
@@ -914,8 +901,7 @@ class MarketData:
             event(logging.INFO, "leader" if holder == self.token else "standby", leader=holder)
             for loop in self._loops:
                 loop.at_once = True
-        answered: list[Any] = answers
-        return answered
+        return answers
 
     def release(self) -> None:
         """Give the lease back, for another instance to take at once."""
@@ -935,13 +921,13 @@ class MarketData:
                 key for key, entry in self._held.items()
                 if key not in self._unwritten and entry.expires_at - now > KEEP_S
             ]  # fmt: skip
-        answers = self._claim(
+        answers = self.claim(
             ("EXISTS", *live, "market:none"),  # which is never there: EXISTS needs a key
             ("XLEN", self.settings.message_log_key),
         )
-        if answers is None:
+        if not answers:
             return
-        present, length = answers
+        _, present, length = answers
         before_s, self._wall_ahead_s = self._wall_ahead_s, time.time() - boot_s()
         step_s = self._wall_ahead_s - before_s
         if stepped := abs(step_s) > CLOCK_STEP_S:  # Redis, too, expires keys by the wall clock
@@ -1026,7 +1012,7 @@ class MarketData:
         series: Series = self._fresh(symbol, ohlcv_key(symbol, timeframe))
         return series.candles()
 
-    def ticker(self, symbol: str) -> str:
+    def ticker(self, symbol: str) -> bytes:
         price: Price = self._fresh(symbol, price_key(symbol))
         return price.ticker.row
 
@@ -1108,8 +1094,7 @@ class MarketData:
 
 def notify(message: str) -> None:
     """Send systemd `message` as sd_notify does, if it started this program."""
-    address = os.environ.get("NOTIFY_SOCKET", "")
-    if address:
+    if address := os.environ.get("NOTIFY_SOCKET"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
             sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
 
@@ -1296,7 +1281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
-        for problem in error.problems:
+        for problem in error.args:
             complain(problem)
         return 2
     gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
@@ -189,17 +190,18 @@ class LoggedRedis(_LoggedOperations):
         rest without them. With a `fence`, a key and its value, nothing is sent unless the key has
         that value when the transaction is carried out: else Fenced is raised.
         """
-        log = [self._log_command(entry) for entry in batch.entries]
+        log: list[Command] = [
+            ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *chain(*entry.items()))
+            for entry in batch.entries
+        ]
         try:
-            answers = self._transact(batch.commands, log, fence)
-            refused = answers[1][0] if answers[1] else ""
+            answers, self.log_error = self._transact(batch.commands, log, fence)
         except redis.ResponseError as error:
             # Refused before EXEC, so nothing of it was done. If it was not for the entries, the
             # same error comes again.
-            answers = self._transact(batch.commands, [], fence) if batch.commands else ([], [])
-            refused = error
-        self.log_error = str(refused)
-        for answer in answers[0]:
+            answers, _ = self._transact(batch.commands, [], fence)
+            self.log_error = str(error)
+        for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
 
@@ -214,10 +216,8 @@ class LoggedRedis(_LoggedOperations):
         summary = "missing" if missing else ""
         if len(keys) > 1:
             summary = f"{len(keys)} keys" + f", {missing} missing" * bool(missing)
-        batch = self.batch()
-        batch.entries.append(self._entry("cache_read", _pattern(keys), summary, size))
         try:
-            self.send(batch)
+            self._do(None, self._entry("cache_read", _pattern(keys), summary, size))
         except redis.RedisError as error:
             self.log_error = str(error)
         return [
@@ -230,16 +230,12 @@ class LoggedRedis(_LoggedOperations):
         batch._do(command, entry)
         self.send(batch)
 
-    def _log_command(self, entry: Entry) -> Command:
-        fields = [text for field in entry.items() for text in field]
-        return ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *fields)
-
     def _transact(
         self, commands: list[Command], log: list[Command], fence: tuple[str, str] | None
-    ) -> tuple[list[Any], list[Any]]:
-        """The answers to `commands`, and the errors among those to `log`."""
+    ) -> tuple[list[Any], str]:
+        """The answers to `commands`, and the first error among those to `log`, or ""."""
         if not commands and not log:
-            return [], []
+            return [], ""
         publishes = [command for command in commands if command[0] == "PUBLISH"]
         writes = [command for command in commands if command[0] != "PUBLISH"]
         pipeline: Any
@@ -256,8 +252,8 @@ class LoggedRedis(_LoggedOperations):
             except redis.WatchError:
                 raise Fenced("the fence has changed since it was looked at") from None
         first, last = len(writes), len(writes) + len(log)
-        refused = [answer for answer in answers[first:last] if isinstance(answer, Exception)]
-        return answers[:first] + answers[last:], refused
+        refused = next((a for a in answers[first:last] if isinstance(a, Exception)), "")
+        return answers[:first] + answers[last:], str(refused)
 
 
 def _watch(pipeline: Any, key: str) -> Any:

@@ -243,13 +243,13 @@ class TestClient:
             client.server_time()
 
     @responses.activate
-    def test_a_rejection_names_symbol_code_and_message_and_is_not_tried_again(
+    def test_a_rejection_names_code_and_message_and_is_not_tried_again(
         self, client: BinanceClient
     ) -> None:
         answer = responses.get(KLINES, status=400, json={"code": -1121, "msg": "Invalid symbol."})
         with pytest.raises(Rejected) as rejected:
             client.klines("NOUSDT", "5m", 3)
-        assert str(rejected.value) == "NOUSDT: HTTP 400: Invalid symbol. (code -1121)"
+        assert str(rejected.value) == "HTTP 400: Invalid symbol. (code -1121)"
         assert (rejected.value.status, rejected.value.code) == (400, UNKNOWN_SYMBOL)
         assert answer.call_count == 1
 
@@ -306,7 +306,7 @@ class TestClient:
         answer = responses.get(KLINES, status=418, headers={"Retry-After": "600"})
         with pytest.raises(RateLimited) as held:
             client.klines("BTCUSDT", "5m", 3, give_up_at)
-        assert (held.value.symbol, held.value.status) == ("BTCUSDT", 418)
+        assert held.value.status == 418
         with pytest.raises(RateLimited):
             client.tickers(["BTCUSDT"], give_up_at)
         assert answer.call_count == 1 and time.monotonic() < give_up_at - 23
@@ -418,9 +418,9 @@ class TestSockets:
                 with suppress(OSError):
                     while True:
                         connection, _ = listener.accept()
+                        kept.append(connection)
                         connection.recv(65536)
                         connection.sendall(b"HTTP/1.1 " + status + b"\r\n\r\n" + late)
-                        kept.append(connection)
 
             kept: list[socket.socket] = []
             threading.Thread(target=serve, daemon=True).start()

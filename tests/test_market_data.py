@@ -90,8 +90,8 @@ class TestSettings:
     ) -> None:
         with pytest.raises(SettingsError) as bad:
             Settings.from_env({name: value})
-        assert len(bad.value.problems) == 1
-        problem = bad.value.problems[0]
+        assert len(bad.value.args) == 1
+        problem = bad.value.args[0]
         assert problem.startswith(f"{name}=") and hint in problem and "\n" not in problem
         assert "@" in value or value.partition("?")[0] in problem
 
@@ -104,7 +104,7 @@ class TestSettings:
         environ = {"SYMBOLS": "", "MAX_WORKERS": "x", "REDIS_URL": "redis://:secret/?#secret@h/0"}
         with pytest.raises(SettingsError) as bad:
             Settings.from_env(environ)
-        assert len(bad.value.problems) == 3 and "secret" not in str(bad.value)
+        assert len(bad.value.args) == 3 and "secret" not in str(bad.value)
 
     @pytest.mark.parametrize(
         ("name", "value"),
