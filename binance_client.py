@@ -100,6 +100,7 @@ class Candles(NamedTuple):
         return Candles(times, self.rows[start:end])
 
     def then(self, later: Candles) -> Candles:
+        """These and the `later` ones."""
         rows = filter(None, (self.rows, later.rows))
         return Candles(self.times + later.times, b",".join(rows))
 
@@ -482,10 +483,12 @@ def _excerpt(body: bytes) -> str:
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+"'
+# Of what is only passed on: whatever is one word. For that, nobody need be without candles.
+_WORD = rb'(?:"[\w.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
 _KLINE = {
     "open time": _INTEGER, "open": _DECIMAL, "high": _DECIMAL, "low": _DECIMAL, "close": _DECIMAL,
-    "volume": _DECIMAL, "close time": _INTEGER, "quote volume": _DECIMAL, "trades": _INTEGER,
-    "takers' volume": _DECIMAL, "takers' quote volume": _DECIMAL, "unused field": _DECIMAL,
+    "volume": _DECIMAL, "close time": _WORD, "quote volume": _WORD, "trades": _WORD,
+    "takers' volume": _WORD, "takers' quote volume": _WORD, "unused field": _WORD,
 }  # fmt: skip
 _ROW = rb"\[" + rb",".join(_KLINE.values()) + rb"\]"
 _KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
@@ -494,7 +497,7 @@ _KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
 def parse_klines(body: bytes, timeframe: str, now_ms: int) -> Candles:
     """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
 
-    A row is a list of what _KLINE names: integers, and decimal numbers as strings.
+    A row is a list of what _KLINE names: an integer, decimal numbers as strings, and six more.
     """
     if not _KLINES.fullmatch(body):
         body = _plainly(body)

