@@ -125,8 +125,8 @@ class Counts:
 class _Connection:
     """One connection through a Proxy, as turns: what the client sends until it waits for answers.
 
-    A turn begins with a command that is sent while no answer is owed. A transaction is one turn,
-    even if its first answers arrive while the rest of it is still being sent.
+    A turn ends with an answer after which none is owed. A transaction is one turn, even if its
+    first answers arrive while the rest of it is still being sent.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -139,8 +139,6 @@ class _Connection:
         with self._lock:
             self._asked.feed(data)
             while (command := self._asked.gets()) is not False:
-                if self._owed == 0 and not self._in_multi:
-                    self.end()
                 self._turn.append(command)
                 self._owed += 1
                 name = command[0].upper()
@@ -151,11 +149,9 @@ class _Connection:
             self._answered.feed(data)
             while self._answered.gets() is not False:
                 self._owed -= 1
-
-    def end(self) -> None:
-        if self._turn:
-            self._counts.add(self._turn)
-        self._turn = []
+            if self._turn and self._owed == 0 and not self._in_multi:
+                self._counts.add(self._turn)
+                self._turn = []
 
 
 class _ProxyHandler(socketserver.BaseRequestHandler):
@@ -171,7 +167,6 @@ class _ProxyHandler(socketserver.BaseRequestHandler):
             )
             answers.start()
             self._pump(self.request, upstream, connection.sent)
-        connection.end()
 
     def _pump(self, source: socket.socket, target: socket.socket, look: Any) -> None:
         with suppress(OSError):

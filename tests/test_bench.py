@@ -105,7 +105,6 @@ def test_turns_of_a_connection() -> None:
     ):
         connection.sent(sent)
         connection.received(received)
-    connection.end()
     assert counts.refreshes() == {"turns": 3, "commands": 6}
 
 
