@@ -263,15 +263,8 @@ class Settings:
         if problems:
             raise SettingsError(*problems)
         settings = cls(**values)
-        # The limiter's windows are longer than five minutes and than one.
-        a_second, late_s = settings.weight_a_minute / 60, settings.request_timeout
-        requests = math.ceil(a_second * (300 + late_s))  # each weighs 1
-        if requests > binance.REQUESTS_LIMIT:
-            raise SettingsError(
-                f"SYMBOLS: {len(settings.symbols)} are too many for these TIMEFRAMES, {requests} "
-                f"requests in {300 + late_s:g} s; there may be {binance.REQUESTS_LIMIT}"
-            )
-        needed = a_second * (60 + late_s) + SPARE_WEIGHT
+        # The limiter's window is longer than a minute.
+        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + SPARE_WEIGHT
         if needed > settings.weight_limit:
             raise SettingsError(
                 f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "

@@ -95,11 +95,6 @@ class TestSettings:
         assert problem.startswith(f"{name}=") and hint in problem and "\n" not in problem
         assert "@" in value or value.partition("?")[0] in problem
 
-    def test_as_many_symbols_as_the_exchange_has_requests_for(self) -> None:
-        assert Settings.from_env({"SYMBOLS": ",".join(market.symbols(350))})
-        with pytest.raises(SettingsError, match=r"SYMBOLS: 351 are too many .* there may be 5000"):
-            Settings.from_env({"SYMBOLS": ",".join(market.symbols(351))})
-
     def test_all_bad_values_are_named_and_no_password(self) -> None:
         environ = {"SYMBOLS": "", "MAX_WORKERS": "x", "REDIS_URL": "redis://:secret/?#secret@h/0"}
         with pytest.raises(SettingsError) as bad:
