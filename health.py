@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -175,7 +176,8 @@ class JsonServer(ThreadingHTTPServer):
         self._connections = 0
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), handler)
-        self._thread = threading.Thread(target=self.serve_forever, name="http", daemon=True)
+        forever = partial(self.serve_forever, poll_interval=3600.0)  # `stop` wakes it up
+        self._thread = threading.Thread(target=forever, name="http", daemon=True)
 
     @property
     def url(self) -> str:
@@ -188,6 +190,7 @@ class JsonServer(ThreadingHTTPServer):
 
     def stop(self) -> None:
         if self._thread.is_alive():
+            self.socket.shutdown(socket.SHUT_RDWR)
             self.shutdown()
         self.server_close()
         with self._lock:

@@ -106,6 +106,16 @@ def test_a_bug_in_the_state_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
     assert "ZeroDivisionError" in capfd.readouterr().err
 
 
+def test_stop_wakes_up_a_server_that_waits_for_clients() -> None:
+    running = HealthServer("127.0.0.1", 0, dict, no_api)  # type: ignore[arg-type]
+    running.start()
+    time.sleep(0.1)  # so it waits; if it does not yet, this shows nothing but fails nothing
+    started = time.monotonic()
+    running.stop()
+    assert time.monotonic() - started < 0.3
+    assert not running._thread.is_alive()
+
+
 def test_stop_without_start_frees_the_port() -> None:
     first = HealthServer("127.0.0.1", 0, dict, no_api)  # type: ignore[arg-type]
     port = first.server_address[1]
