@@ -482,9 +482,9 @@ def _excerpt(body: bytes) -> str:
 
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+"'
+_INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?!0[0-9])[0-9]++(?:\.[0-9]++)?+"'
 # Of what is only passed on: whatever is one word. For that, nobody need be without candles.
-_WORD = rb'(?:"[\w.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
+_WORD = rb'(?:"[A-Za-z0-9_.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
 _KLINE = {
     "open time": _INTEGER, "open": _DECIMAL, "high": _DECIMAL, "low": _DECIMAL, "close": _DECIMAL,
     "volume": _DECIMAL, "close time": _WORD, "quote volume": _WORD, "trades": _WORD,
