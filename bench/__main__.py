@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -15,6 +16,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +30,10 @@ from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
 RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)
 COMBINED_S = 600  # every so often all three timeframes refresh at the same moment, and that must
-EARLIEST_S, LATEST_S = 95, 290  # be so long after the beginning of the window of steady state
-WINDOW_S = 300.0  # of which every timeframe has a refresh
-TIMES_S = 330  # what is measured one at a time takes about as long
+EARLIEST_S, LATEST_S = 90, 270  # be so long after the programs of steady state are started
+PREPARE_S = 20  # their exchanges are ready after so long
+WINDOW_S = 300.0  # of steady state, in which every timeframe has a refresh
+STEP_S = 45  # the longest step of what is measured one at a time
 # About a half more than what was measured: a gross regression, and never one of time.
 QUICK_LIMITS = {
     "requests an hour, of before": 0.7, "bytes an hour, of before": 0.03,
@@ -51,54 +54,59 @@ def machine() -> str:
     )
 
 
-def until_window_s(now_s: float) -> float:
-    """Seconds to wait until a window may be begun in which all timeframes refresh at one moment."""
-    left_s = COMBINED_S - now_s % COMBINED_S  # until that moment
-    if left_s < EARLIEST_S:  # the programs would not be settled by then
-        left_s += COMBINED_S
-    return max(0.0, left_s - LATEST_S)
+def steady_start(now_s: float) -> int:
+    """The next half minute, in epoch seconds, at which the programs of steady state can be started
+    such that in their window all timeframes refresh at one moment."""
+    at = math.ceil((now_s + PREPARE_S) / 30) * 30
+    while not EARLIEST_S <= -at % COMBINED_S <= LATEST_S:
+        at += 30
+    return at
 
 
-def one_at_a_time(stages: dict[str, Stage], runs: int) -> report.Results:
-    """Cold fills and refreshes; a first run of each is thrown away: it warms files and caches."""
+def one_at_a_time(
+    stages: dict[str, Stage], runs: int, results: report.Results
+) -> Iterator[None]:
+    """Cold fills, refreshes and the rest, step by step, into `results`. A first run of fills and
+    refreshes is thrown away: it warms files and caches."""
     fill: dict[str, list[float]] = {contender.key: [] for contender in CONTENDERS}
     refresh: dict[str, list[float]] = {}
+    results |= {"fill": fill, "refresh": refresh}
     for run in range(runs + 1):
         say(f"cold fills, run {run} of {runs}" + " (thrown away)" * (run == 0))
         for contender in CONTENDERS:
-            fill[contender.key].append(phases.cold_fill(contender, stages[contender.key]))
+            seconds = phases.cold_fill(contender, stages[contender.key])
+            fill[contender.key] += [seconds] * (run > 0)
+        yield
     for contender in CONTENDERS:
         say(f"refreshes of {contender.title}")
-        refresh[contender.key] = phases.refresh_times(contender, stages[contender.key], runs + 1)
+        times = phases.refresh_times(contender, stages[contender.key], runs + 1)
+        refresh[contender.key] = times[1:]
+        yield
     say("the local API")
-    local = local_api.measure(stages[SERVICE.key])
+    results["local_api"] = local_api.measure(stages[SERVICE.key])
+    yield
     say("queries of a full message log")
-    return {
-        "local_api": local,
-        "fill": {key: times[1:] for key, times in fill.items()},
-        "refresh": {key: times[1:] for key, times in refresh.items()},
-        "log_ms": phases.log_query_ms(stages[SERVICE.key]),
-    }
+    results["log_ms"] = phases.log_query_ms(stages[SERVICE.key])
 
 
 def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
-    """Everything; the window of steady state before or after the rest, as there is less to wait."""
+    """Everything; while it is too early for the window of steady state, some of the rest."""
     say("preparing the exchanges")
     results: report.Results = {"machine": machine(), "most_symbols": most_symbols()}
     stages = {c.key: Stage(stack, folder, c.key) for c in CONTENDERS}
     for stage in stages.values():
         stage.wait()
-    times_first = until_window_s(time.time()) > until_window_s(time.time() + TIMES_S)
-    if times_first:
-        results |= one_at_a_time(stages, runs)
+    steps = one_at_a_time(stages, runs, results)
+    while steady_start(time.time() + STEP_S) == steady_start(time.time()):
+        if next(steps, "done"):
+            break
+    start_at = steady_start(time.time())
+    say(f"steady state in {start_at - time.time():.0f} s, so that all timeframes refresh in it")
     with ExitStack() as window:
         together = phases.Together(window, folder, CONTENDERS, stages, GROWTH)
-        wait_s = until_window_s(time.time())
-        say(f"steady state begins in {wait_s:.0f} s, so that all timeframes refresh in it")
-        time.sleep(wait_s)
-        results |= together.measure(WINDOW_S)
-    if not times_first:
-        results |= one_at_a_time(stages, runs)
+        results |= together.measure(start_at, WINDOW_S)
+    for _ in steps:
+        pass
     return results
 
 

@@ -54,11 +54,13 @@ class Program:
         *, answers: bool = False,
     ) -> None:  # fmt: skip
         self.log, self.started_at = log, time.time()
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
+        # Compiled modules are kept, as Python does by itself: a cold fill is not the first of all.
+        env.pop("PYTHONDONTWRITEBYTECODE", None)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                arguments, cwd=ROOT, stderr=output, text=True,
+                arguments, cwd=ROOT, stderr=output, text=True, env=env,
                 stdout=subprocess.PIPE if answers else output,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
                 start_new_session=True,  # Ctrl-C is for the benchmark, which ends them all
             )  # fmt: skip
         self.usage = psutil.Process(self.process.pid)

@@ -268,8 +268,9 @@ class Together:
         for stage in self._fresh.values():
             stage.wait()
 
-    def measure(self, window_s: float) -> dict[str, Any]:
-        tick = (time.time() // 30 + 1) * 30
+    def measure(self, tick: float, window_s: float) -> dict[str, Any]:
+        """The figures of a window of `window_s`; the first programs are started at `tick`, epoch
+        seconds, a half minute."""
         starts = [start for place in range(len(self._contenders)) for start in self._starts(place)]
         for n, own in self._grown.items():
             environ = {"SYMBOLS": ",".join(market.symbols(n)), "REFRESH_OFFSET_MS": "10000"}

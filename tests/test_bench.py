@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bench import report
+from bench.__main__ import COMBINED_S, EARLIEST_S, LATEST_S, PREPARE_S, steady_start
 from bench.contenders import Job, candles_json
 from bench.exchange import PreparedExchange
 from bench.freshness import delays_s, newest_ms
@@ -182,6 +183,15 @@ def test_clients_of_the_local_api_count_whole_answers() -> None:
     with pytest.raises(ValueError, match="503"):
         load(port, 1, 0, 0.2)
     server.stop()
+
+
+def test_whenever_a_run_begins_all_timeframes_refresh_in_its_window() -> None:
+    for now_s in range(COMBINED_S):
+        start_at = steady_start(now_s + 0.5)
+        assert start_at % 30 == 0
+        assert PREPARE_S <= start_at - now_s <= 8 * 60  # or it would not end within 15 minutes
+        assert any(start_at + EARLIEST_S <= at <= start_at + LATEST_S
+                   for at in (COMBINED_S, 2 * COMBINED_S))  # fmt: skip
 
 
 def test_bars() -> None:
