@@ -30,7 +30,7 @@ from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
 RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)
 COMBINED_S = 600  # every so often all three timeframes refresh at the same moment, and that must
-EARLIEST_S, LATEST_S = 90, 270  # be so long after the programs of steady state are started
+EARLIEST_S, LATEST_S = 60, 240  # be so long after the programs of steady state are started
 PREPARE_S = 20  # their exchanges are ready after so long
 WINDOW_S = 300.0  # of steady state, in which every timeframe has a refresh
 STEP_S = 45  # the longest step of what is measured one at a time
