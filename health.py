@@ -192,8 +192,8 @@ class JsonServer(ThreadingHTTPServer):
         if self._thread.is_alive():
             self.socket.shutdown(socket.SHUT_RDWR)
             self.shutdown()
-        self.server_close()
         with self._lock:
+            self.server_close()
             silent = list(self._silent)
         for connection in silent:
             _let_go(connection)
@@ -222,6 +222,9 @@ class JsonServer(ThreadingHTTPServer):
     def request_over(self, request: socket.socket) -> None:
         with self._lock:
             self._silent[request] = None
+            stopped = self.fileno() < 0
+        if stopped:  # after `stop` had looked who is silent
+            _let_go(request)
 
     def shutdown_request(self, request: Any) -> None:
         """Called once for each connection, also where no thread could be started for it."""

@@ -193,6 +193,23 @@ class TestKeptConnections:
         server.stop()
         assert kept.sock.recv(1) == b""
 
+    def test_one_that_was_being_answered_ends_with_it_too(
+        self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        over, stopped = server.request_over, threading.Event()
+
+        def late(request: socket.socket) -> None:
+            assert stopped.wait(5)
+            over(request)
+
+        monkeypatch.setattr(server, "request_over", late)
+        kept = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
+        kept.request("GET", "/health")
+        kept.getresponse().read()
+        server.stop()
+        stopped.set()
+        assert kept.sock.recv(1) == b""
+
     def test_a_silent_one_is_closed_in_the_end(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
