@@ -166,8 +166,8 @@ class TestKeptConnections:
             for _ in range(4):
                 with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
                     assert sock.recv(1) == b""
-        for _ in range(4):
-            kept = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        both = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(2)]
+        for kept in both:
             kept.request("GET", "/health")
             assert kept.getresponse().read()
         assert "can't start new thread" in capfd.readouterr().err
@@ -178,9 +178,11 @@ class TestKeptConnections:
         monkeypatch.setattr(health, "MAX_CONNECTIONS", 3)
         port = server.server_address[1]
         kept = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(3)]
-        for connection in (*kept, kept[0]):  # so the second has been silent the longest
+        silent = server._silent
+        for connection, all_silent in zip((*kept, kept[0]), (1, 2, 3, 3), strict=True):
             connection.request("GET", "/health")
             assert connection.getresponse().read()
+            until(lambda count=all_silent: len(silent) == count, 5)  # now the second the longest
         assert get(port, "/health")[0] == 200
         assert kept[1].sock.recv(1) == b""
         kept[0].request("GET", "/health")
