@@ -16,10 +16,10 @@ import json
 import logging
 import math
 import os
-import queue
 import random
 import re
 import secrets
+import select
 import signal
 import socket
 import subprocess
@@ -1216,10 +1216,14 @@ def check(settings: Settings) -> int:
 
 
 def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the handlers only queue, this thread acts."""
-    signals: queue.SimpleQueue[tuple[int, float]] = queue.SimpleQueue()
+    """Run until SIGTERM or SIGINT; the handlers only note, this thread acts."""
+    received: list[tuple[int, float]] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _: signals.put((signum, time.monotonic())))
+        signal.signal(number, lambda signum, _: received.append((signum, time.monotonic())))
+    # Each writes to it a byte, so that also one that comes just before a wait ends it.
+    awake, wake = socket.socketpair()
+    wake.setblocking(False)
+    signal.set_wakeup_fd(wake.fileno())
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     host, port = settings.health_host, settings.health_port
     names = [timeframe.name for timeframe in settings.timeframes]
@@ -1238,17 +1242,16 @@ def serve(settings: Settings) -> int:
     service.claim()
     service.start()
     ready_by = time.monotonic() + READY_AFTER_S
-    while True:
+    while not received:
+        if select.select([awake], [], [], KEEP_S)[0]:
+            continue
         try:
-            signum, received_at = signals.get(timeout=KEEP_S)
-            break
-        except queue.Empty:
-            try:
-                service.keep()
-            except Exception as error:  # a bug, which must not end the program
-                log_bug(error)
-            if os.environ.get("NOTIFY_SOCKET"):
-                notify_state(service, time.monotonic() > ready_by)
+            service.keep()
+        except Exception as error:  # a bug, which must not end the program
+            log_bug(error)
+        if os.environ.get("NOTIFY_SOCKET"):
+            notify_state(service, time.monotonic() > ready_by)
+    signum, received_at = received[0]
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
     notify("STOPPING=1")
     service.stop(until=received_at + STOP_WITHIN_S)

@@ -573,12 +573,11 @@ def main(connection: program.Connection, _: argparse.Namespace) -> int:
     except OSError as error:
         problem = f"cannot listen on DASHBOARD_HOST={host} DASHBOARD_PORT={port}"
         raise program.Failure(f"{problem}: {error.strerror}") from error
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in program.END_SIGNALS:  # an exit in the midst of `start` would leave threads
-        signal.signal(number, lambda signum, _: signals.put(signum))
+    # An exit in the midst of `start` would leave threads; and one just before a wait is not lost.
+    signal.pthread_sigmask(signal.SIG_BLOCK, program.END_SIGNALS)
     server.start()
     log.info("event=start url=%s", server.url)
-    signals.get()
+    signal.sigwait(program.END_SIGNALS)
     server.stop()
     return 0
 

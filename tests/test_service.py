@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
@@ -284,6 +285,24 @@ class TestEnd:
         until(lambda: service.lines("event=problem what=exchange"), 10)
         code, seconds = service.stop()
         assert code == 0 and seconds < 5
+
+    def test_at_once_where_the_signal_interrupts_no_wait(
+        self, start_service: Start, tmp_path: Path
+    ) -> None:
+        """As one that comes just before the wait, a moment that cannot be met at will, does not;
+        nor does one that another thread takes."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(str(tmp_path / "notify"))
+            listener.settimeout(10)
+            service = start_service(NOTIFY_SOCKET=str(tmp_path / "notify"))
+            while b"READY=1" not in listener.recv(4096):
+                pass
+            listener.recv(4096)  # then a wait begins
+            pid, started = service.process.pid, time.monotonic()
+            other = next(t.id for t in psutil.Process(pid).threads() if t.id != pid)
+            assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+            assert service.process.wait(5) == 0
+        assert time.monotonic() - started < 0.7
 
     def test_within_5_s_from_a_paused_redis(
         self, start_service: Start, redis_server: RedisServer
