@@ -67,12 +67,12 @@ def test_from_the_exchange_to_a_paper_trade(
 
     [*_, trade] = log_of(port, "trade", "trader-bot")
     assert trade["channel"] == "paper:trades" and trade["summary"].startswith("buy ")
-    symbol = trade["summary"].split()[2]
+    symbol, reason = trade["summary"].split()[2], trade["summary"].split()[-1]
     signals = log_of(port, "signal", "ta-service")
-    [signal_] = [s for s in signals if s["summary"].startswith(f"{symbol} 1m ") and "_up" in
-                 s["summary"] and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
-    assert signal_["channel"] == "ta:signals"
-    assert trade["summary"].endswith(signal_["summary"].split()[2])
+    # At a full hour it may be one of 1h.
+    [signal_] = [s for s in signals if s["summary"].split()[::2][:2] == [symbol, reason]
+                 and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
+    assert signal_["channel"] == "ta:signals" and reason.endswith("_up")
     book = json.loads(str(redis_server.client.get("paper:positions")))
     assert book["trades"] >= 1
 
