@@ -70,8 +70,8 @@ def test_from_the_exchange_to_a_paper_trade(
     symbol, reason = trade["summary"].split()[2], trade["summary"].split()[-1]
     signals = log_of(port, "signal", "ta-service")
     # At a full hour it may be one of 1h.
-    [signal_] = [s for s in signals if s["summary"].split()[::2][:2] == [symbol, reason]
-                 and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
+    [signal_] = [s for s in signals if s["summary"].startswith(f"{symbol} ") and f" {reason} " in
+                 s["summary"] and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
     assert signal_["channel"] == "ta:signals" and reason.endswith("_up")
     book = json.loads(str(redis_server.client.get("paper:positions")))
     assert book["trades"] >= 1

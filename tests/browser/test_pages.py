@@ -620,27 +620,18 @@ class TestActivity:
         page = status()
         fields = ("type", "source", "channel", "payload_size", "timestamp", "summary")
 
-        def add() -> None:
+        def rows_with_it(reload: bool) -> list[dict[str, str]]:
+            # Each time anew: where all timeframes refresh at once, their entries push it out.
             system.redis.client.xadd(DEFAULT_KEY, dict.fromkeys(fields, HOSTILE))
             system.redis.client.xadd(DEFAULT_KEY, {"summary": "all else is missing"})
-
-        def rows_with_it() -> list[dict[str, str]]:
+            if reload:
+                page.reload()
+                page.wait_for_selector("#log-table tbody tr")
             rows = log_rows(page)
             return rows if dict.fromkeys(fields, HOSTILE) in rows else []
 
-        def one_more() -> list[dict[str, str]]:
-            add()
-            return rows_with_it()
-
-        def one_before_a_reload() -> list[dict[str, str]]:
-            add()
-            page.reload()
-            page.wait_for_selector("#log-table tbody tr")
-            return rows_with_it()
-
-        # More than once: where all timeframes refresh at once, their entries push it out at once.
-        until(one_more, SOON_S, 0.5, what="it arrives as an event")
-        rows = until(one_before_a_reload, SOON_S, what="it is read from the log")
+        until(lambda: rows_with_it(reload=False), SOON_S, 0.5, what="it arrives as an event")
+        rows = until(lambda: rows_with_it(reload=True), SOON_S, what="it is read from the log")
         row = next(row for row in rows if row["summary"] == "all else is missing")
         assert row["channel"] == DASH + "missing in the entry"
         assert page.locator("img, script:not([src])").count() == 0
