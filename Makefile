@@ -38,7 +38,8 @@ chaos: $(VENV)/.dev ## minutes of faults at random, checked against the truth; S
 bench: $(VENV)/$(if $(QUICK),.dev,.bench) ## figures beside other ways: docs/benchmarks.md; QUICK=1: counts alone
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-lint: $(VENV)/.dev ## ruff and mypy alone
+lint: $(VENV)/.dev ## formatting, ruff and mypy alone
+	$(BIN)/ruff format --check --quiet . || { echo 'Format it: $(BIN)/ruff format .' >&2; exit 1; }
 	$(BIN)/ruff check .
 	$(BIN)/mypy *.py demo consumers
 

@@ -165,9 +165,13 @@ class RateLimiter:
     """
 
     def __init__(
-        self, weight_limit: int = WEIGHT_LIMIT, *, travel_s: float = 0.0,
-        clock: Callable[[], float] = time.monotonic, wait: Callable[[float], object] = time.sleep,
-    ) -> None:  # fmt: skip
+        self,
+        weight_limit: int = WEIGHT_LIMIT,
+        *,
+        travel_s: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[float], object] = time.sleep,
+    ) -> None:
         self._clock, self._wait = clock, wait
         # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
         # workers would both spend the last unit. Nobody waits while holding it.
@@ -305,10 +309,16 @@ class BinanceClient:
     """
 
     def __init__(
-        self, base_url: str, limiter: RateLimiter, *, timeout_s: float = 5.0,
-        user_agent: str = "coinex-market-data", connections: int = 1,
-        wait: Callable[[float], object] = time.sleep, wall_clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+        self,
+        base_url: str,
+        limiter: RateLimiter,
+        *,
+        timeout_s: float = 5.0,
+        user_agent: str = "coinex-market-data",
+        connections: int = 1,
+        wait: Callable[[float], object] = time.sleep,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
         self._limiter, self._timeout_s = limiter, timeout_s
         self._wall_clock, self._wait = wall_clock, wait
         # Without a Session: threads may not share one, and all that it adds (cookies, redirects, a
@@ -326,9 +336,13 @@ class BinanceClient:
             return dict(self._answers)
 
     def klines(
-        self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf,
+        self,
+        symbol: str,
+        timeframe: str,
+        limit: int,
+        give_up_at: float = math.inf,
         acquired: bool = False,
-    ) -> Candles:  # fmt: skip
+    ) -> Candles:
         """The newest `limit` candles, oldest first; the last may still be forming. Weight 1, which
         the caller may have `acquired` already."""
         params = {"symbol": symbol, "interval": timeframe, "limit": limit}
@@ -371,9 +385,13 @@ class BinanceClient:
         return int(self._wall_clock() * 1000)
 
     def _get(
-        self, path: str, params: dict[str, Any], weight: int, give_up_at: float,
+        self,
+        path: str,
+        params: dict[str, Any],
+        weight: int,
+        give_up_at: float,
         acquired: bool = False,
-    ) -> bytes:  # fmt: skip
+    ) -> bytes:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
@@ -486,10 +504,19 @@ _INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?!0[0-9])[0-9]++(?:\.[0-9
 # Of what is only passed on: whatever is one word. For that, nobody need be without candles.
 _WORD = rb'(?:"[A-Za-z0-9_.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
 _KLINE = {
-    "open time": _INTEGER, "open": _DECIMAL, "high": _DECIMAL, "low": _DECIMAL, "close": _DECIMAL,
-    "volume": _DECIMAL, "close time": _WORD, "quote volume": _WORD, "trades": _WORD,
-    "takers' volume": _WORD, "takers' quote volume": _WORD, "unused field": _WORD,
-}  # fmt: skip
+    "open time": _INTEGER,
+    "open": _DECIMAL,
+    "high": _DECIMAL,
+    "low": _DECIMAL,
+    "close": _DECIMAL,
+    "volume": _DECIMAL,
+    "close time": _WORD,
+    "quote volume": _WORD,
+    "trades": _WORD,
+    "takers' volume": _WORD,
+    "takers' quote volume": _WORD,
+    "unused field": _WORD,
+}
 _ROW = rb"\[" + rb",".join(_KLINE.values()) + rb"\]"
 _KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
 

@@ -135,8 +135,13 @@ def metrics(health: dict[str, Any]) -> str:
 
     add("build_info", "gauge", "Always 1.", {health["version"]: 1}, "version")
     add("uptime_seconds", "gauge", "Since the start.", health["uptime_s"])
-    add("status", "gauge", "1 for that of /health, 0 for the others.",
-        {status: status == health["status"] for status in STATUSES}, "status")  # fmt: skip
+    add(
+        "status",
+        "gauge",
+        "1 for that of /health, 0 for the others.",
+        {status: status == health["status"] for status in STATUSES},
+        "status",
+    )
     add("leader", "gauge", "Whether this instance fetches.", leads)
     add("problem", "gauge", "1 for each of /health.", dict.fromkeys(health["problems"], 1), "what")
     add("symbols", "gauge", "Symbols that are asked for.", health["symbols"])
@@ -148,8 +153,13 @@ def metrics(health: dict[str, Any]) -> str:
     for name, about in (("refreshes", "Refreshes."), ("refresh_seconds", "Time spent refreshing.")):
         counts = {frame: of[name] for frame, of in frames.items()}
         add(f"{name}_total", "counter", about, counts, "timeframe")
-    add("requests_total", "counter", "Requests to the exchange, by HTTP status or none.",
-        REFUSALS | exchange["requests"], "status")  # fmt: skip
+    add(
+        "requests_total",
+        "counter",
+        "Requests to the exchange, by HTTP status or none.",
+        REFUSALS | exchange["requests"],
+        "status",
+    )
     add("used_weight", "gauge", "Used by this address in a minute.", exchange["used_weight"])
     add("weight_limit", "gauge", "Weight that this program may use.", exchange["weight_limit"])
     add("hold_seconds", "gauge", "Until the exchange may be asked again.", exchange["hold_s"])

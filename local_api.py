@@ -23,8 +23,20 @@ PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500
 KEPT_BODIES = 96  # ready answers, of 80 kB with 500 candles: each of 29 symbols in 3 timeframes
 LARGER_INTERVALS = ("3d", "1w", "1M")  # which the exchange has and this service never holds
-MINI = ("symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume",
-        "openTime", "closeTime", "firstId", "lastId", "count")  # fmt: skip
+MINI = (
+    "symbol",
+    "openPrice",
+    "highPrice",
+    "lowPrice",
+    "lastPrice",
+    "volume",
+    "quoteVolume",
+    "openTime",
+    "closeTime",
+    "firstId",
+    "lastId",
+    "count",
+)
 
 _PARAMETERS = {
     "ping": (),
@@ -134,8 +146,11 @@ class LocalApi:
         # With fewer than it may hold, the service has all that there are.
         if older and len(times) >= self._candle_limit:
             asked = [name for name in ("startTime", "endTime", "limit") if name in params]
-            raise _invalid((asked or ["limit"])[0], f" Held here are {len(times)} candles from "
-                           f"{times[0]} on; CANDLE_LIMIT sets how many.")  # fmt: skip
+            raise _invalid(
+                (asked or ["limit"])[0],
+                f" Held here are {len(times)} candles from "
+                f"{times[0]} on; CANDLE_LIMIT sets how many.",
+            )
         return _rows(series, first, last)
 
     def _tickers(self, name: str, params: dict[str, str]) -> bytes:
@@ -174,8 +189,10 @@ class LocalApi:
 
     def _check_symbols(self, symbols: list[str]) -> None:
         if not_held := [symbol for symbol in symbols if symbol not in self._symbols]:
-            raise ApiError(UNKNOWN_SYMBOL, f"Invalid symbol. {not_held[0]} is not held here; "
-                           "SYMBOLS sets which are.")  # fmt: skip
+            raise ApiError(
+                UNKNOWN_SYMBOL,
+                f"Invalid symbol. {not_held[0]} is not held here; SYMBOLS sets which are.",
+            )
 
 
 def _read(name: str, query: str) -> dict[str, str]:
@@ -189,22 +206,31 @@ def _read(name: str, query: str) -> dict[str, str]:
     if len(params) < len(pairs):
         raise ApiError(-1101, "Duplicate values for a parameter detected.")
     if len(params) > len(known):
-        raise ApiError(-1101, f"Too many parameters; expected '{len(known)}' and received "
-                       f"'{len(params)}'.")  # fmt: skip
+        raise ApiError(
+            -1101, f"Too many parameters; expected '{len(known)}' and received '{len(params)}'."
+        )
     if unread := params.keys() - set(known):
         read = len(params) - len(unread)
-        raise ApiError(-1104, f"Not all sent parameters were read; read '{read}' parameter(s) but "
-                       f"was sent '{len(params)}'.")  # fmt: skip
+        raise ApiError(
+            -1104,
+            f"Not all sent parameters were read; read '{read}' parameter(s) but "
+            f"was sent '{len(params)}'.",
+        )
     for parameter, text in params.items():
         if not text:
             raise ApiError(-1105, f"Parameter '{parameter}' was empty.")
         if parameter in _LEGAL and not re.fullmatch(_LEGAL[parameter], text):
-            raise ApiError(-1100, f"Illegal characters found in parameter '{parameter}'; legal "
-                           f"range is '{_LEGAL[parameter]}'.")  # fmt: skip
+            raise ApiError(
+                -1100,
+                f"Illegal characters found in parameter '{parameter}'; legal "
+                f"range is '{_LEGAL[parameter]}'.",
+            )
     for parameter in ("symbol", "interval") if name == "klines" else ():
         if parameter not in params:
-            raise ApiError(-1102, f"Mandatory parameter '{parameter}' was not sent, was "
-                           "empty/null, or malformed.")  # fmt: skip
+            raise ApiError(
+                -1102,
+                f"Mandatory parameter '{parameter}' was not sent, was empty/null, or malformed.",
+            )
     if "symbol" in params and "symbols" in params:
         raise ApiError(-1128, "Combination of optional parameters invalid.")
     if params.get("interval", "1m") not in (*TIMEFRAME_MS, *LARGER_INTERVALS):

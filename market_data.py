@@ -240,8 +240,9 @@ class Settings:
     health_port: int = _env("8895", _number, 0, 65535)
     max_workers: int = _env("32", _number, 1, 64)
     weight_limit: int = _env("1200", _number, 20, binance.WEIGHT_LIMIT)
-    message_log_key: str = _env(redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+",
-                                "a key without spaces, not one of market:")  # fmt: skip
+    message_log_key: str = _env(
+        redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+", "a key without spaces, not one of market:"
+    )
     leader_ttl: float = _env("10", _number, 3, 60, float)
     message_log_maxlen: int = _env(str(redis_log.DEFAULT_MAXLEN), _number, 100, 1_000_000)
     log_level: str = _env("INFO", _text, _LEVELS, f"one of {_LEVELS}")
@@ -445,9 +446,12 @@ class RefreshLoop(threading.Timer):
     """
 
     def __init__(
-        self, timeframe: Timeframe, offset_s: float, refresh: Callable[[Timeframe], bool],
+        self,
+        timeframe: Timeframe,
+        offset_s: float,
+        refresh: Callable[[Timeframe], bool],
         wall_clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(timeframe.refresh_s, refresh, [timeframe])
         self.name, self.daemon = f"refresh-{timeframe.name}", True
         self._offset_s, self._wall_clock = offset_s, wall_clock
@@ -505,13 +509,19 @@ class MarketData:
         wait, timeout_s = self.stopping.wait, settings.request_timeout
         self._limiter = binance.RateLimiter(settings.weight_limit, travel_s=timeout_s, wait=wait)
         self._binance = binance.BinanceClient(
-            settings.binance_base_url, self._limiter, timeout_s=timeout_s, wait=wait,
-            user_agent=f"coinex-market-data/{VERSION}", connections=settings.max_workers,
-        )  # fmt: skip
+            settings.binance_base_url,
+            self._limiter,
+            timeout_s=timeout_s,
+            wait=wait,
+            user_agent=f"coinex-market-data/{VERSION}",
+            connections=settings.max_workers,
+        )
         self._logged = LoggedRedis(
-            client, "market-data", log_key=settings.message_log_key,
+            client,
+            "market-data",
+            log_key=settings.message_log_key,
             log_maxlen=settings.message_log_maxlen,
-        )  # fmt: skip
+        )
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
         self._idle_workers = threading.Semaphore(settings.max_workers)
         # Later costs the first fill less time; with many series it would cost 90 MB until then.
@@ -569,10 +579,13 @@ class MarketData:
         self.commit()
         event(
             logging.INFO if update.updated else logging.DEBUG,  # if not, fetch_failing has said so
-            "refresh", timeframe=timeframe.name, updated=len(update.updated),
-            failed=len(update.failed), duration_ms=update.duration_ms,
+            "refresh",
+            timeframe=timeframe.name,
+            updated=len(update.updated),
+            failed=len(update.failed),
+            duration_ms=update.duration_ms,
             weight=self._limiter.state()[0],
-        )  # fmt: skip
+        )
         due = timeframe == self.settings.price_timeframe and started >= self._listing_due_at
         if due and not self.stopping.is_set():
             self._check_listing(give_up_at)
@@ -583,16 +596,20 @@ class MarketData:
         results: Results = {}
         jobs: Jobs = {}
         calls: list[tuple[list[str], Callable[[], Results]]] = [
-            ([ohlcv_key(symbol, timeframe.name)],
-             partial(self._fetch_candles, symbol, timeframe, give_up_at))
+            (
+                [ohlcv_key(symbol, timeframe.name)],
+                partial(self._fetch_candles, symbol, timeframe, give_up_at),
+            )
             for symbol in self.settings.symbols
-        ]  # fmt: skip
+        ]
         if timeframe == self.settings.price_timeframe:
             calls += [
-                ([price_key(symbol) for symbol in group],
-                 partial(self._fetch_prices, group, give_up_at, acquired=True))
+                (
+                    [price_key(symbol) for symbol in group],
+                    partial(self._fetch_prices, group, give_up_at, acquired=True),
+                )
                 for group in self._price_groups()
-            ]  # fmt: skip
+            ]
         spare = 0 if timeframe == self.settings.price_timeframe else SPARE_WEIGHT
         for keys, fetch in calls:
             try:
@@ -704,9 +721,10 @@ class MarketData:
         expires_at = asked_at + PRICE_TTL_S
         return {
             price_key(symbol): Price(found, asked_at, expires_at)
-            if isinstance(found, Ticker) else _bare(found)
+            if isinstance(found, Ticker)
+            else _bare(found)
             for symbol, found in tickers.items()
-        }  # fmt: skip
+        }
 
     def _store(self, timeframe: str, results: Results, started: float) -> Update:
         """Hold what was read, leave alone what was not, and say what broke or mended."""
@@ -718,8 +736,12 @@ class MarketData:
             now = boot_s()
             for key, read in results.items():
                 result, held = read, self._held.get(key)
-                if held and held.expires_at > now and not isinstance(read, BinanceError) \
-                        and read.newest_ms < held.newest_ms:  # it is believed once held is stale
+                if (
+                    held
+                    and held.expires_at > now
+                    and not isinstance(read, BinanceError)
+                    and read.newest_ms < held.newest_ms
+                ):  # it is believed once held is stale
                     result = binance.BadResponse("the answer is older than what is held")
                 _, kind, symbol, *name = key.split(":")
                 what = name[0] if name else kind
@@ -744,8 +766,13 @@ class MarketData:
             self._refreshes[timeframe] = count + 1, seconds + duration_ms / 1000
             self._unpublished[timeframe] = update.including(self._unpublished.get(timeframe))
         for (what, reason), symbols in broke.items():
-            event(logging.WARNING, "fetch_failing", what=what, symbols=",".join(symbols),
-                  reason=reason)  # fmt: skip
+            event(
+                logging.WARNING,
+                "fetch_failing",
+                what=what,
+                symbols=",".join(symbols),
+                reason=reason,
+            )
         for what, symbols in mended.items():
             event(logging.INFO, "fetch_mended", what=what, symbols=",".join(symbols))
         return update
@@ -834,8 +861,11 @@ class MarketData:
 
     def _gone(self, timeframe: str, now: float) -> set[str]:
         """The symbols whose candles are too old to be shown. Called with _lock held."""
-        return {symbol for symbol, key in self._keys(timeframe).items()
-                if key not in self._held or self._held[key].expires_at <= now}  # fmt: skip
+        return {
+            symbol
+            for symbol, key in self._keys(timeframe).items()
+            if key not in self._held or self._held[key].expires_at <= now
+        }
 
     def _keys(self, name: str) -> dict[str, str]:
         """By symbol the key of its candles in the timeframe `name`, or of its "price"."""
@@ -885,8 +915,15 @@ class MarketData:
             slept = tried_at - before_at > self.settings.leader_ttl + 2 * redis_log.SOCKET_TIMEOUT_S
             passed_on = holder != before and (before or holder != self.token)
             if slept or passed_on:  # what is in memory may be older than what another one wrote
-                for memory in (self._held, self._failing, self._unwritten, self._unlogged,
-                               self._unpublished, self._last, self._published_since_all):
+                for memory in (
+                    self._held,
+                    self._failing,
+                    self._unwritten,
+                    self._unlogged,
+                    self._unpublished,
+                    self._last,
+                    self._published_since_all,
+                ):
                     memory.clear()
             self._filled = self._filled and not passed_on
         if holder != before:
@@ -910,9 +947,10 @@ class MarketData:
         with self._lock:
             now = boot_s()
             live = [
-                key for key, entry in self._held.items()
+                key
+                for key, entry in self._held.items()
                 if key not in self._unwritten and entry.expires_at - now > KEEP_S
-            ]  # fmt: skip
+            ]
         answers = self.claim(
             ("EXISTS", *live, "market:none"),  # which is never there: EXISTS needs a key
             ("XLEN", self.settings.message_log_key),
@@ -944,8 +982,11 @@ class MarketData:
     def _pack(self) -> None:
         """Compress what was read since the last time. Not before it is in Redis: that hurries."""
         with self._lock:
-            series = {key: held for key, held in self._held.items()
-                      if isinstance(held, Series) and key not in self._unwritten}  # fmt: skip
+            series = {
+                key: held
+                for key, held in self._held.items()
+                if isinstance(held, Series) and key not in self._unwritten
+            }
         for key, held in series.items():
             if (packed := held.packed()) is not held:
                 with self._lock:
@@ -1124,11 +1165,14 @@ def embedded_redis(url: str) -> Iterator[None]:
     libc = ctypes.CDLL(None)
     with tempfile.TemporaryDirectory(prefix="coinex-redis-") as folder:
         server = subprocess.Popen(
-            [executable, "-"], cwd=folder, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            [executable, "-"],
+            cwd=folder,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
             start_new_session=True,  # a Ctrl-C is for this program, which then ends the server
             preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: nor outlive it
-        )  # fmt: skip
+        )
         try:
             with server.stdin as config:  # type: ignore[union-attr]
                 config.write(f'bind 127.0.0.1\nport {port}\nsave ""\nappendonly no\n')
@@ -1171,8 +1215,10 @@ def once(settings: Settings) -> int:
         failing = "; ".join(f"{symbol}: {reason}" for symbol, reason in part["failing"].items())
         fresh = f"{part['fresh']} of {health['symbols']}"
         print(f"{name:<6}{fresh:>9}{part.get('candles', ''):>9}  {failing}".rstrip())
-    print(f"{'in' if committed else 'NOT in'} Redis after {seconds:.1f} s  "
-          + "; ".join(health["problems"].values()))  # fmt: skip
+    print(
+        f"{'in' if committed else 'NOT in'} Redis after {seconds:.1f} s  "
+        + "; ".join(health["problems"].values())
+    )
     complete = all(part["fresh"] == health["symbols"] for part in parts.values())
     return 0 if committed and complete else 1
 
@@ -1234,10 +1280,16 @@ def serve(settings: Settings) -> int:
         raise RuntimeError(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
         ) from error
-    event(logging.INFO, "start", version=VERSION, exchange=settings.binance_base_url,
-          redis=redact(settings.redis_url), health=f"{server.url}/health",
-          symbols=len(settings.symbols),
-          timeframes=",".join(names))  # fmt: skip
+    event(
+        logging.INFO,
+        "start",
+        version=VERSION,
+        exchange=settings.binance_base_url,
+        redis=redact(settings.redis_url),
+        health=f"{server.url}/health",
+        symbols=len(settings.symbols),
+        timeframes=",".join(names),
+    )
     server.start()
     service.claim()
     service.start()

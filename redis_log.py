@@ -62,14 +62,16 @@ def connect(url: str) -> redis.Redis:
     Raises ValueError, which quotes nothing of it, if `url` is not a Redis URL.
     """
     once: dict[str, Any] = {
-        "socket_timeout": SOCKET_TIMEOUT_S, "socket_connect_timeout": SOCKET_TIMEOUT_S,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": SOCKET_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
-    }  # fmt: skip
+    }
     text: dict[str, Any] = {
-        "decode_responses": True, "encoding_errors": "backslashreplace",
+        "decode_responses": True,
+        "encoding_errors": "backslashreplace",
         # That of hiredis copies what it sends: with 350 symbols 60 MB at once.
         "command_packer": PythonRespSerializer(6000, _encode),
-    }  # fmt: skip
+    }
     try:
         if found := re.fullmatch(SENTINEL_URL, url):
             nodes = [node.rpartition(":") for node in found["nodes"].split(",")]
@@ -77,10 +79,13 @@ def connect(url: str) -> redis.Redis:
                 [(host, int(port)) for host, _, port in nodes], sentinel_kwargs=once
             )
             client: redis.Redis = sentinel.master_for(
-                found["name"], username=unquote(found["user"] or "") or None,
-                password=unquote(found["password"] or "") or None, db=int(found["db"] or 0),
-                **once, **text,
-            )  # fmt: skip
+                found["name"],
+                username=unquote(found["user"] or "") or None,
+                password=unquote(found["password"] or "") or None,
+                db=int(found["db"] or 0),
+                **once,
+                **text,
+            )
         else:
             client = redis.Redis.from_url(url, **once, **text)
         client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
@@ -171,9 +176,13 @@ class LoggedRedis(_LoggedOperations):
     """
 
     def __init__(
-        self, client: redis.Redis, source: str, *,
-        log_key: str = DEFAULT_KEY, log_maxlen: int = DEFAULT_MAXLEN,
-    ) -> None:  # fmt: skip
+        self,
+        client: redis.Redis,
+        source: str,
+        *,
+        log_key: str = DEFAULT_KEY,
+        log_maxlen: int = DEFAULT_MAXLEN,
+    ) -> None:
         if source not in SOURCES:
             raise ValueError(f"source {source!r} is none of: {', '.join(SOURCES)}")
         self.source = source
@@ -282,9 +291,13 @@ def _pattern(keys: tuple[str, ...]) -> str:
 
 
 def read_log(
-    client: redis.Redis, limit: int = 100, type: str | None = None, source: str | None = None,
-    *, key: str = DEFAULT_KEY,
-) -> list[Entry]:  # fmt: skip
+    client: redis.Redis,
+    limit: int = 100,
+    type: str | None = None,
+    source: str | None = None,
+    *,
+    key: str = DEFAULT_KEY,
+) -> list[Entry]:
     """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
     # A client that leaves entries as the flat lists of bytes that they come as: to make dicts of
     # text of all 10,000 takes as long again as to read them.
@@ -312,9 +325,7 @@ def read_log(
     return found[:limit]
 
 
-def follow_log(
-    client: redis.Redis, after: str, *, key: str = DEFAULT_KEY
-) -> Iterator[list[Entry]]:
+def follow_log(client: redis.Redis, after: str, *, key: str = DEFAULT_KEY) -> Iterator[list[Entry]]:
     """What is added behind the entry id `after`, as it comes, oldest first; never ends.
 
     An empty list says that a second has passed with nothing new.

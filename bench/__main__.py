@@ -36,9 +36,11 @@ WINDOW_S = 300.0  # of steady state, in which every timeframe has a refresh
 STEP_S = 45  # the longest step of what is measured one at a time
 # About a half more than what was measured: a gross regression, and never one of time.
 QUICK_LIMITS = {
-    "requests an hour, of before": 0.7, "bytes an hour, of before": 0.03,
-    "Redis round trips a refresh": 3.0, "Redis commands a refresh": 160.0,
-}  # fmt: skip
+    "requests an hour, of before": 0.7,
+    "bytes an hour, of before": 0.03,
+    "Redis round trips a refresh": 3.0,
+    "Redis commands a refresh": 160.0,
+}
 
 
 def machine() -> str:
@@ -63,9 +65,7 @@ def steady_start(now_s: float) -> int:
     return at
 
 
-def one_at_a_time(
-    stages: dict[str, Stage], runs: int, results: report.Results
-) -> Iterator[None]:
+def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) -> Iterator[None]:
     """Cold fills, refreshes and the rest, step by step, into `results`. A first run of fills and
     refreshes is thrown away: it warms files and caches."""
     fill: dict[str, list[float]] = {contender.key: [] for contender in CONTENDERS}
@@ -124,9 +124,11 @@ def quick(stack: ExitStack, folder: Path) -> int:
         "Redis commands a refresh": ours["commands"],
     }
     for key, figures in steady.items():
-        print(f"{report.TITLES[key]:<26}{figures['requests_h']:>8,.0f} requests/h"
-              f"{figures['bytes_h'] / 1e6:>8,.1f} MB/h{figures['turns']:>6.1f} round trips and"
-              f"{figures['commands']:>6.1f} commands a refresh")  # fmt: skip
+        print(
+            f"{report.TITLES[key]:<26}{figures['requests_h']:>8,.0f} requests/h"
+            f"{figures['bytes_h'] / 1e6:>8,.1f} MB/h{figures['turns']:>6.1f} round trips and"
+            f"{figures['commands']:>6.1f} commands a refresh"
+        )
     worse = [what for what, value in found.items() if not value <= QUICK_LIMITS[what]]
     for what, value in found.items():
         verdict = "GROSSLY WORSE" if what in worse else "ok"

@@ -50,19 +50,27 @@ class Program:
     """
 
     def __init__(
-        self, log: Path, arguments: Sequence[str], environ: Mapping[str, str] | None = None,
-        *, answers: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        log: Path,
+        arguments: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        *,
+        answers: bool = False,
+    ) -> None:
         self.log, self.started_at = log, time.time()
         env = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
         # Compiled modules are kept, as Python does by itself: a cold fill is not the first of all.
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
-                arguments, cwd=ROOT, stderr=output, text=True, env=env,
+                arguments,
+                cwd=ROOT,
+                stderr=output,
+                text=True,
+                env=env,
                 stdout=subprocess.PIPE if answers else output,
                 start_new_session=True,  # Ctrl-C is for the benchmark, which ends them all
-            )  # fmt: skip
+            )
         self.usage = psutil.Process(self.process.pid)
 
     def line(self) -> str:
@@ -197,17 +205,40 @@ class Proxy(socketserver.ThreadingTCPServer):
 class Stage:
     """An exchange and a Redis for one contender alone, so that counts are its own."""
 
-    def __init__(self, stack: ExitStack, folder: Path, name: str, *, symbols: int = 29,
-                 prepare: str = "5m,1h,4h") -> None:  # fmt: skip
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        name: str,
+        *,
+        symbols: int = 29,
+        prepare: str = "5m,1h,4h",
+    ) -> None:
         self.folder, self.name, self._stack = folder, name, stack
-        arguments = [sys.executable, "-m", "bench.exchange", "--symbols", str(symbols),
-                     "--prepare", prepare]  # fmt: skip
+        arguments = [
+            sys.executable,
+            "-m",
+            "bench.exchange",
+            "--symbols",
+            str(symbols),
+            "--prepare",
+            prepare,
+        ]
         log = folder / f"exchange-{name}.log"
         self._exchange = stack.enter_context(Program(log, arguments, answers=True))
         self._url = ""
         self._port = free_port()
-        command = [redis_executable, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "",
-                   "--appendonly", "no"]  # fmt: skip
+        command = [
+            redis_executable,
+            "--port",
+            str(self._port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self.redis_program = stack.enter_context(Program(folder / f"redis-{name}.log", command))
         self.redis_url = f"redis://127.0.0.1:{self._port}/0"
         self.client = redis.Redis.from_url(self.redis_url)
@@ -251,8 +282,12 @@ class Stage:
     ) -> Program:
         """A program of the contender here; with `counted` the proxy sees it talk to Redis."""
         redis_url = self.proxy.url if counted else self.redis_url
-        both = {"EXCHANGE_URL": self.exchange_url, "BINANCE_BASE_URL": self.exchange_url,
-                "REDIS_URL": redis_url, "HEALTH_PORT": "0"}  # fmt: skip
+        both = {
+            "EXCHANGE_URL": self.exchange_url,
+            "BINANCE_BASE_URL": self.exchange_url,
+            "REDIS_URL": redis_url,
+            "HEALTH_PORT": "0",
+        }
         return Program(self.log, [sys.executable, *arguments], {**both, **environ})
 
 

@@ -102,11 +102,16 @@ class Steady:
             requests, sent, weight = requests + more_requests, sent + more_sent, weight + 10
             cpu_s += self._fill_cpu_s  # with the start: more than the hourly reading whole
         return {
-            "requests_h": requests, "weight_h": weight, "bytes_h": sent, "cpu_h_s": cpu_s,
-            "peak_mb": self._peak_mb, "refused": self._refused(), "refreshes": seen,
+            "requests_h": requests,
+            "weight_h": weight,
+            "bytes_h": sent,
+            "cpu_h_s": cpu_s,
+            "peak_mb": self._peak_mb,
+            "refused": self._refused(),
+            "refreshes": seen,
             "turns": self._counts["turns"] / seen,
             "commands": self._counts["commands"] / seen,
-        }  # fmt: skip
+        }
 
     def growth_figures(self) -> dict[str, Any]:
         """Of the service with more symbols, from its log: refreshes, their ms, what failed."""
@@ -122,14 +127,17 @@ class Steady:
             else:
                 failed_at_start += int(said["failed"])
         return {
-            "cpu_share": self._cpu_s / self.window_s, "peak_mb": self._peak_mb,
+            "cpu_share": self._cpu_s / self.window_s,
+            "peak_mb": self._peak_mb,
             "weight_min": self._weight * 60 / self.window_s,
             "requests_5min": self._requests * 300 / self.window_s,
             "median_ms": {name: statistics.median(ms) for name, ms in took.items()},
             "longest_ms": {name: max(ms) for name, ms in took.items()},
-            "failed": failed, "failed_at_start": failed_at_start, "skipped": skipped,
+            "failed": failed,
+            "failed_at_start": failed_at_start,
+            "skipped": skipped,
             "refused": self._refused(),
-        }  # fmt: skip
+        }
 
 
 def compressed(run: Run) -> Run:
@@ -154,8 +162,9 @@ def freshness_runs(contender: Contender) -> list[Run]:
         schedules += [{"1m": (60, 120), "1h": (60, 120), "4h": (60, 120)}]
     return [
         Run(contender.module, schedule, f"{contender.key}{number}x{phase}", contender.option)
-        for number, schedule in enumerate(schedules) for phase in range(PHASES)
-    ]  # fmt: skip
+        for number, schedule in enumerate(schedules)
+        for phase in range(PHASES)
+    ]
 
 
 def delays(log: Path) -> list[float]:
@@ -230,8 +239,9 @@ def log_query_ms(stage: Stage) -> list[float]:
         batch = logged.batch()
         for symbol in market.symbols(500):
             summary = "500 candles to 2026-11-24T03:07:00.000Z"
-            batch.entries.append(batch._entry("cache_write", f"market:ohlcv:{symbol}:5m", summary,
-                                              52_000))  # fmt: skip
+            batch.entries.append(
+                batch._entry("cache_write", f"market:ohlcv:{symbol}:5m", summary, 52_000)
+            )
         logged.send(batch)
     took = []
     gc.freeze()  # as consumers/program.py does, in whose programs such queries are made
@@ -252,8 +262,14 @@ class Together:
     They begin at different moments, so that no refresh waits for that of another one.
     """
 
-    def __init__(self, stack: ExitStack, folder: Path, contenders: Sequence[Contender],
-                 stages: Mapping[str, Stage], growth: Sequence[int]) -> None:  # fmt: skip
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        contenders: Sequence[Contender],
+        stages: Mapping[str, Stage],
+        growth: Sequence[int],
+    ) -> None:
         self._stack, self._folder, self._contenders = stack, folder, contenders
         self._pollers: list[Program] = []
         self._steady = {c.key: Steady(c, stages[c.key]) for c in contenders}
@@ -306,8 +322,13 @@ class Together:
         # Not at the same moment as the service whose freshness is measured.
         environ = {"REFRESH_OFFSET_MS": "2500"} if contender == SERVICE else {}
         yield apart_s, partial(own.start, self._stack, contender.runs(), **environ)
-        reader = [sys.executable, "-m", "bench.freshness", stage.redis_url,
-                  ",".join(market.symbols(SYMBOLS))]  # fmt: skip
+        reader = [
+            sys.executable,
+            "-m",
+            "bench.freshness",
+            stage.redis_url,
+            ",".join(market.symbols(SYMBOLS)),
+        ]
         self._stack.enter_context(Program(self._log(contender), reader))
         for number, run in enumerate(freshness_runs(contender)):
             every_s = max(every for every, _ in run.schedule.values())

@@ -28,8 +28,13 @@ class Run:
     def start(self, stage: Stage, *, counted: bool = False, **environ: str) -> Program:
         parts = [f"{name}:{every}:{ttl}" for name, (every, ttl) in self.schedule.items()]
         ours = self.module == "market_data.py"
-        env = {"TIMEFRAMES": ",".join(parts), "CANDLE_LIMIT": str(LIMIT), "PREFIX": self.prefix,
-               "OPTION": self.option, "SYMBOLS": ",".join(market.symbols(SYMBOLS))}  # fmt: skip
+        env = {
+            "TIMEFRAMES": ",".join(parts),
+            "CANDLE_LIMIT": str(LIMIT),
+            "PREFIX": self.prefix,
+            "OPTION": self.option,
+            "SYMBOLS": ",".join(market.symbols(SYMBOLS)),
+        }
         arguments = [self.module] if ours else ["-m", f"bench.contenders.{self.module}"]
         return stage.start(arguments, {**env, **environ}, counted=counted)
 

@@ -86,8 +86,11 @@ def bars(results: Results) -> list[Bar]:
     cpu = min(all_[key]["cpu_h_s"] for key in AIOHTTP if key in all_)
     found = [
         Bar("cold fill, of the fastest other", 0.8, ours["fill"] / min(o["fill"] for o in others)),
-        Bar("refresh, of the fastest other", 0.8,
-            ours["refresh"] / min(o["refresh"] for o in others)),
+        Bar(
+            "refresh, of the fastest other",
+            0.8,
+            ours["refresh"] / min(o["refresh"] for o in others),
+        ),
         Bar("bytes an hour, of before", 0.02, ours["mb_h"] / before["mb_h"]),
         Bar("requests an hour, of before", 0.5, ours["requests_h"] / before["requests_h"]),
         Bar("freshness p99", 1.2, ours["fresh99"], " s"),
@@ -95,11 +98,19 @@ def bars(results: Results) -> list[Bar]:
         Bar("CPU an hour, of aiohttp", 0.5, ours["cpu_h_s"] / cpu),
         Bar("peak memory", 60, ours["peak_mb"], " MB"),
         Bar("Redis round trips a refresh", 2, round(ours["turns"], 2)),
-        Bar("filtered query of a full message log, p99", 25, percentile(results["log_ms"], 0.99),
-            " ms"),
-        Bar(f"local API at {RATE} answers a second, p99", 10,
-            results["local_api"]["paced"]["p99_ms"], " ms"),
-    ]  # fmt: skip
+        Bar(
+            "filtered query of a full message log, p99",
+            25,
+            percentile(results["log_ms"], 0.99),
+            " ms",
+        ),
+        Bar(
+            f"local API at {RATE} answers a second, p99",
+            10,
+            results["local_api"]["paced"]["p99_ms"],
+            " ms",
+        ),
+    ]
     most = results["growth"].get("350")
     if most:
         lacking = most["failed"] + most["skipped"]
@@ -110,7 +121,7 @@ def bars(results: Results) -> list[Bar]:
             Bar("350 symbols: refreshes skipped or symbols left out", 0, lacking),
             Bar("350 symbols: CPU, of a core", 15, 100 * most["cpu_share"], " %"),
             Bar("350 symbols: peak memory", 160, most["peak_mb"], " MB"),
-        ]  # fmt: skip
+        ]
     return found
 
 
@@ -136,8 +147,9 @@ def ratios_table(results: Results) -> str:
     for key in results["steady"]:
         its = figures(results, key)
         ratios = [its[name] / ours[name] if ours[name] else float("nan") for name in FIGURES]
-        rows.append([TITLES[key], *(f"{ratio:.2g}" if ratio < 9.95 else f"{ratio:.0f}"
-                                    for ratio in ratios)])  # fmt: skip
+        rows.append(
+            [TITLES[key], *(f"{ratio:.2g}" if ratio < 9.95 else f"{ratio:.0f}" for ratio in ratios)]
+        )
     return table(["times as much", *(figure.name for figure in FIGURES.values())], rows)
 
 
@@ -161,25 +173,46 @@ def local_table(results: Results) -> str:
     ]
     head = [f"asked by {CLIENTS} clients", "answers a second", "p50, ms", "p99, ms"]
     took = f"{min(local['refreshes_ms'])} to {max(local['refreshes_ms'])} ms"
-    return (f"{table(head, rows)}\n\nMeanwhile a refresh took {took}; "
-            f"{local['skipped']} were skipped.")  # fmt: skip
+    return (
+        f"{table(head, rows)}\n\nMeanwhile a refresh took {took}; {local['skipped']} were skipped."
+    )
 
 
 def growth_table(results: Results) -> str:
-    head = ["symbols", "weight a minute", "requests in 5 minutes", "refresh 5m, ms", "1h", "4h",
-            "left out", "at the start", "429", "CPU, % of a core", "peak memory, MB"]  # fmt: skip
+    head = [
+        "symbols",
+        "weight a minute",
+        "requests in 5 minutes",
+        "refresh 5m, ms",
+        "1h",
+        "4h",
+        "left out",
+        "at the start",
+        "429",
+        "CPU, % of a core",
+        "peak memory, MB",
+    ]
     rows = []
     for number, its in results["growth"].items():
         times = [
             f"{its['median_ms'][name]:.0f} (to {its['longest_ms'][name]:.0f})"
-            if name in its["median_ms"] else ""
+            if name in its["median_ms"]
+            else ""
             for name in ("5m", "1h", "4h")
-        ]  # fmt: skip
-        rows.append([
-            number, f"{its['weight_min']:.0f}", f"{its['requests_5min']:.0f}", *times,
-            str(its["failed"] + its["skipped"]), str(its["failed_at_start"]), str(its["refused"]),
-            f"{100 * its['cpu_share']:.1f}", f"{its['peak_mb']:.0f}",
-        ])  # fmt: skip
+        ]
+        rows.append(
+            [
+                number,
+                f"{its['weight_min']:.0f}",
+                f"{its['requests_5min']:.0f}",
+                *times,
+                str(its["failed"] + its["skipped"]),
+                str(its["failed_at_start"]),
+                str(its["refused"]),
+                f"{100 * its['cpu_share']:.1f}",
+                f"{its['peak_mb']:.0f}",
+            ]
+        )
     return table(head, rows)
 
 
@@ -251,8 +284,9 @@ def _plots(results: Results, folder: Path) -> None:
         its = figures(results, key)
         heights = [its[name] / ours[name] for name in shown]
         offset = (place - (len(keys) - 1) / 2) * 0.8 / len(keys)
-        axes.bar([x + offset for x in range(len(shown))], heights, 0.8 / len(keys),
-                 label=TITLES[key])  # fmt: skip
+        axes.bar(
+            [x + offset for x in range(len(shown))], heights, 0.8 / len(keys), label=TITLES[key]
+        )
     axes.axhline(1, color="black", linewidth=1, label=TITLES[SERVICE.key])
     axes.set_yscale("log")
     axes.set_ylabel("times the service's (less is better)")
@@ -263,14 +297,22 @@ def _plots(results: Results, folder: Path) -> None:
 
     grown = {int(number): its for number, its in results["growth"].items()}
     service = results["steady"][SERVICE.key]
-    grown[29] = {"weight_min": service["weight_h"] / 60, "peak_mb": service["peak_mb"],
-                 "cpu_share": service["cpu_h_s"] / 3600}  # fmt: skip
+    grown[29] = {
+        "weight_min": service["weight_h"] / 60,
+        "peak_mb": service["peak_mb"],
+        "cpu_share": service["cpu_h_s"] / 3600,
+    }
     numbers = sorted(grown)
     plot, panels = pyplot.subplots(1, 3, figsize=(10, 3), layout="constrained")
-    for axes, (name, label, factor, limit) in zip(panels, (
-        ("weight_min", "weight a minute", 1, 1200), ("cpu_share", "CPU, % of a core", 100, 15),
-        ("peak_mb", "peak memory, MB", 1, 160),
-    ), strict=True):  # fmt: skip
+    for axes, (name, label, factor, limit) in zip(
+        panels,
+        (
+            ("weight_min", "weight a minute", 1, 1200),
+            ("cpu_share", "CPU, % of a core", 100, 15),
+            ("peak_mb", "peak memory, MB", 1, 160),
+        ),
+        strict=True,
+    ):
         axes.plot(numbers, [factor * grown[n][name] for n in numbers], marker="o")
         axes.axhline(limit, color="gray", linestyle="--", linewidth=1)
         axes.set_ylim(bottom=0)

@@ -65,9 +65,11 @@ RETRY_S = 1.0
 STOP_WITHIN_S = 3.0  # for each thread; one that hangs ends with the program
 STATIC = Path(__file__).parent / "static"
 CONTENT_TYPES = {
-    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
-}  # fmt: skip
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 
 log = logging.getLogger("dashboard")
 
@@ -185,8 +187,11 @@ class Board:
         self._read(score_key(symbol) for symbol in self.symbols())
 
     def _read_analyses(self, timeframes: Iterable[str]) -> None:
-        self._read(indicators_key(symbol, timeframe)
-                   for timeframe in timeframes for symbol in self.symbols())  # fmt: skip
+        self._read(
+            indicators_key(symbol, timeframe)
+            for timeframe in timeframes
+            for symbol in self.symbols()
+        )
 
     def _read(self, keys: Iterable[str]) -> None:
         found, _ = self._cache.read({key: key for key in keys}, Held)
@@ -228,9 +233,13 @@ class Activity:
     """Follows the message log: each entry to who listens, and how many there were a minute."""
 
     def __init__(
-        self, client: redis.Redis, log_key: str, log_maxlen: int, events: Events,
+        self,
+        client: redis.Redis,
+        log_key: str,
+        log_maxlen: int,
+        events: Events,
         stopping: threading.Event,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
         self._events, self._stopping = events, stopping
         # Guards _counts: one thread counts, HTTP threads look.
@@ -281,8 +290,9 @@ class Activity:
         running = now_ms() // MINUTE_MS
         with self._lock:
             oldest = max(min(self._counts, default=running), running - CHARTED_MINUTES + 1)
-            return [(minute * MINUTE_MS, self._counts[minute])
-                    for minute in range(oldest, running + 1)]  # fmt: skip
+            return [
+                (minute * MINUTE_MS, self._counts[minute]) for minute in range(oldest, running + 1)
+            ]
 
 
 def _minute(entry_id: str) -> int:
@@ -439,8 +449,11 @@ class Dashboard(JsonServer):
         self, host: str, port: int, connection: program.Connection, health_url: str
     ) -> None:
         self.files = {path: STATIC / name for path, name in PAGES.items()}
-        self.files |= {f"/static/{file.name}": file for file in STATIC.iterdir()
-                       if file.suffix in CONTENT_TYPES}  # fmt: skip
+        self.files |= {
+            f"/static/{file.name}": file
+            for file in STATIC.iterdir()
+            if file.suffix in CONTENT_TYPES
+        }
         self.events = Events()
         self._stopping = threading.Event()
         self._client, self._log_key = connect(connection.redis_url), connection.log_key
@@ -537,9 +550,12 @@ class Dashboard(JsonServer):
                 raise BadRequest(f"{name}={value!r}: must be one of {' '.join(accepted)}")
         length: Any = self._client.xlen(self._log_key)
         entries = read_log(
-            self._client, int(limit), parameters.get("type"), parameters.get("source"),
+            self._client,
+            int(limit),
+            parameters.get("type"),
+            parameters.get("source"),
             key=self._log_key,
-        )  # fmt: skip
+        )
         return {"length": length, "entries": entries}
 
 
@@ -567,7 +583,9 @@ def main(connection: program.Connection, _: argparse.Namespace) -> int:
     port = program.number("DASHBOARD_PORT", 8896, 0, 65535, int)
     health_url = os.environ.get("HEALTH_URL", "http://127.0.0.1:8895/health")
     if not re.match(r"https?://\S+$", health_url):
-        raise program.SettingsError(f"HEALTH_URL={health_url!r}: must be like http://HOST:PORT/health")
+        raise program.SettingsError(
+            f"HEALTH_URL={health_url!r}: must be like http://HOST:PORT/health"
+        )
     try:
         server = Dashboard(host, port, connection, health_url)
     except OSError as error:
@@ -588,6 +606,10 @@ SETTINGS = """\
 """
 
 if __name__ == "__main__":
-    program.run(main, argparse.ArgumentParser(
-        "dashboard", description="Serves the scanner page and the status page."
-    ), SETTINGS)  # fmt: skip
+    program.run(
+        main,
+        argparse.ArgumentParser(
+            "dashboard", description="Serves the scanner page and the status page."
+        ),
+        SETTINGS,
+    )

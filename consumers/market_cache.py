@@ -150,10 +150,15 @@ class MarketCache:
     """
 
     def __init__(
-        self, client: redis.Redis, source: str, name: str = "", *,
-        log_key: str = DEFAULT_KEY, log_maxlen: int = DEFAULT_MAXLEN,
+        self,
+        client: redis.Redis,
+        source: str,
+        name: str = "",
+        *,
+        log_key: str = DEFAULT_KEY,
+        log_maxlen: int = DEFAULT_MAXLEN,
         stopping: threading.Event | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.logged = LoggedRedis(client, source, log_key=log_key, log_maxlen=log_maxlen)
         self.name = name or source
         self._client, self._stopping = client, stopping or threading.Event()
@@ -319,8 +324,9 @@ class MarketCache:
         except redis.ResponseError as error:
             refused = str(error)
         if refused and not self._alive_refused:
-            log.warning("event=no_sign_of_life consumer=%s reason=%s", self.name,
-                        json.dumps(refused))  # fmt: skip
+            log.warning(
+                "event=no_sign_of_life consumer=%s reason=%s", self.name, json.dumps(refused)
+            )
         self._alive_refused = refused
 
     def _note_failure(self, error: redis.RedisError) -> None:
@@ -388,12 +394,16 @@ def parse_update(channel: str, payload: str) -> Update | None:
         if timeframe != "all":
             timeframe_ms(timeframe)
         return Update(
-            timeframe, _symbols(body["symbols"]), _symbols(body["failed"]),
-            int(body["timestamp"]), int(body["duration_ms"]),
-        )  # fmt: skip
+            timeframe,
+            _symbols(body["symbols"]),
+            _symbols(body["failed"]),
+            int(body["timestamp"]),
+            int(body["duration_ms"]),
+        )
     except BAD_DATA as error:
-        log.warning("event=bad_update channel=%s reason=%s", json.dumps(channel),
-                    json.dumps(repr(error)))  # fmt: skip
+        log.warning(
+            "event=bad_update channel=%s reason=%s", json.dumps(channel), json.dumps(repr(error))
+        )
         return None
 
 

@@ -187,17 +187,27 @@ class PaperTrader:
         self._trade("sell", symbol, position, price, book, profit)
 
     def _trade(
-        self, action: str, symbol: str, position: Position, price: float, book: Book,
+        self,
+        action: str,
+        symbol: str,
+        position: Position,
+        price: float,
+        book: Book,
         profit: float | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Make `book` the one that holds, and tell of the trade: one transaction."""
         book = replace(book, trades=book.trades + 1)
         why = position.exit_signal or position.signal
         trade: dict[str, Any] = {
-            "action": action, "symbol": symbol, "price": price, "quantity": position.quantity,
-            "profit": profit, "signal": why, "timeframe": position.timeframe,
+            "action": action,
+            "symbol": symbol,
+            "price": price,
+            "quantity": position.quantity,
+            "profit": profit,
+            "signal": why,
+            "timeframe": position.timeframe,
             "timestamp": now_ms(),
-        }  # fmt: skip
+        }
         summary = f"{action} {position.quantity:.8g} {symbol} at {price!r} on {why}"
         if profit is not None:
             summary += f", profit {profit:+.2f}"
@@ -232,6 +242,10 @@ def main(connection: program.Connection, _: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     settings = "  PAPER_STAKE                              100, in USDT a position"
-    program.run(main, argparse.ArgumentParser(
-        "paper_trader", description="Trades paper money on the signals of the TA service."
-    ), settings)  # fmt: skip
+    program.run(
+        main,
+        argparse.ArgumentParser(
+            "paper_trader", description="Trades paper money on the signals of the TA service."
+        ),
+        settings,
+    )

@@ -57,9 +57,13 @@ class Connection:
     ) -> MarketCache:
         """A MarketCache with a client of its own."""
         return MarketCache(
-            redis_log.connect(self.redis_url), source, name, log_key=self.log_key,
-            log_maxlen=self.log_maxlen, stopping=stopping,
-        )  # fmt: skip
+            redis_log.connect(self.redis_url),
+            source,
+            name,
+            log_key=self.log_key,
+            log_maxlen=self.log_maxlen,
+            stopping=stopping,
+        )
 
 
 def number(
@@ -98,9 +102,11 @@ def run(
     for level in (logging.INFO, logging.WARNING, logging.ERROR):
         logging.addLevelName(level, logging.getLevelName(level).lower())
     logging.basicConfig(
-        level=logging.INFO, stream=sys.stdout, datefmt="%Y-%m-%dT%H:%M:%S",
+        level=logging.INFO,
+        stream=sys.stdout,
+        datefmt="%Y-%m-%dT%H:%M:%S",
         format="time=%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s",
-    )  # fmt: skip
+    )
     gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time
     try:
         sys.exit(main(Connection.from_env(), arguments))

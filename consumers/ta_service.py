@@ -29,8 +29,9 @@ from consumers.market_cache import (
 from redis_log import Batch
 
 SIGNALS_CHANNEL = "ta:signals"
-SIGNALS = tuple(f"{what}_{way}" for what in ("ribbon", "squeeze", "stoch_rsi")
-                for way in ("up", "down"))  # fmt: skip
+SIGNALS = tuple(
+    f"{what}_{way}" for what in ("ribbon", "squeeze", "stoch_rsi") for way in ("up", "down")
+)
 STATE_TTL_S = 7 * 86_400.0  # what was longer ago is nothing to compare with
 
 log = logging.getLogger("ta_service")
@@ -99,9 +100,11 @@ def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
     """The indicators after the last of these closed candles; what cannot be computed is None, and
     `reasons` says why."""
     values, reasons = indicators.compute(
-        candles, ribbon=indicators.ema_ribbon, squeeze=indicators.squeeze,
+        candles,
+        ribbon=indicators.ema_ribbon,
+        squeeze=indicators.squeeze,
         stoch_rsi=indicators.stoch_rsi,
-    )  # fmt: skip
+    )
     plain = {name: value and value._asdict() for name, value in values.items()}
     last = candles[-1]
     return {"timestamp": last.timestamp, "close": last.close, **plain, "reasons": reasons}
@@ -162,8 +165,12 @@ class TaService:
         for symbol, candles in found.items():
             if candles.closed:
                 states[symbol, timeframe] = self._analyse(batch, symbol, timeframe, candles)
-        payload = {"timeframe": timeframe, "symbols": [symbol for symbol, _ in states],
-                   "missing": missing, "timestamp": now_ms()}  # fmt: skip
+        payload = {
+            "timeframe": timeframe,
+            "symbols": [symbol for symbol, _ in states],
+            "missing": missing,
+            "timestamp": now_ms(),
+        }
         summary = f"{len(states)} analysed, {len(missing)} missing"
         batch.publish(update_channel(timeframe), json.dumps(payload), summary)
         self._cache.logged.send(batch)
@@ -190,8 +197,9 @@ class TaService:
         momentum = result["squeeze"] and result["squeeze"]["momentum"]
         for name in changes(before, after, momentum) if before else []:
             assert before
-            signal = Signal(symbol, timeframe, name, result["close"], after.candle, before.candle,
-                            now_ms())  # fmt: skip
+            signal = Signal(
+                symbol, timeframe, name, result["close"], after.candle, before.candle, now_ms()
+            )
             text = f"{symbol} {timeframe} {name} at {signal.price!r}"
             batch.signal(SIGNALS_CHANNEL, json.dumps(signal._asdict()), text)
             if name.endswith("_down"):
@@ -222,6 +230,9 @@ def main(connection: program.Connection, _: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    program.run(main, argparse.ArgumentParser(
-        "ta_service", description="Indicators and signals from closed candles, at each refresh."
-    ))  # fmt: skip
+    program.run(
+        main,
+        argparse.ArgumentParser(
+            "ta_service", description="Indicators and signals from closed candles, at each refresh."
+        ),
+    )

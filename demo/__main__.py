@@ -23,9 +23,10 @@ ROOT = Path(__file__).parent.parent
 LATENCY_MS, JITTER_MS = 50, 10
 REPORT_S = 30
 CONSUMERS = {
-    "ta": "consumers.ta_service", "trader": "consumers.paper_trader",
+    "ta": "consumers.ta_service",
+    "trader": "consumers.paper_trader",
     "dash": "consumers.dashboard",
-}  # fmt: skip
+}
 Program = subprocess.Popen[str]
 
 
@@ -47,9 +48,13 @@ def say(label: str, text: str) -> None:
 def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
     """A program of the project as a subprocess; a thread passes its lines on."""
     process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=ROOT, text=True, env=os.environ | settings,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        text=True,
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
     def pass_on() -> None:
         assert process.stdout

@@ -79,9 +79,12 @@ class Exchange:
         self._faults_made = 0
         self._requests: deque[Request] = deque(maxlen=KEPT_REQUESTS)
         self._totals: dict[str, Any] = {
-            "paths": Counter(), "statuses": Counter(), "clients": Counter(), "weight": 0,
+            "paths": Counter(),
+            "statuses": Counter(),
+            "clients": Counter(),
+            "weight": 0,
             "bytes_sent": 0,
-        }  # fmt: skip
+        }
 
     # life
 

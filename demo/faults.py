@@ -46,8 +46,16 @@ WIRE = (*UNANSWERED, "short_body", "huge", "drip")
 # the address uses `weight` a minute.
 WITHOUT_ANSWER = (*REFUSALS, "used_weight", *WIRE)
 # Lagging answers are those of `seconds` ago; for the rest see `spoil`.
-_ANSWERS = ("lagging", "status", "html", "truncated", "redirect",
-            "no_retry_after", "empty", "wrong_shape")  # fmt: skip
+_ANSWERS = (
+    "lagging",
+    "status",
+    "html",
+    "truncated",
+    "redirect",
+    "no_retry_after",
+    "empty",
+    "wrong_shape",
+)
 
 # Each kind, and the ends of the paths where it makes sense.
 KINDS: dict[str, str | tuple[str, ...]] = {

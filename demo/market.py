@@ -18,18 +18,52 @@ from typing import Any, NamedTuple
 
 # The intervals that divide a day, in seconds, so that every open time is a multiple of its own.
 INTERVALS = {
-    "1m": 60, "3m": 180, "5m": 300, "15m": 900, "30m": 1800, "1h": 3600, "2h": 7200,
-    "4h": 14400, "6h": 21600, "8h": 28800, "12h": 43200, "1d": 86400,
-}  # fmt: skip
+    "1m": 60,
+    "3m": 180,
+    "5m": 300,
+    "15m": 900,
+    "30m": 1800,
+    "1h": 3600,
+    "2h": 7200,
+    "4h": 14400,
+    "6h": 21600,
+    "8h": 28800,
+    "12h": 43200,
+    "1d": 86400,
+}
 
 # What a coin costs on average, in US dollars: near enough to real for a chart to look right.
 PRICES = {
-    "BTC": 64000.0, "ETH": 3100.0, "SOL": 150.0, "XRP": 0.58, "ADA": 0.44, "DOGE": 0.13,
-    "AVAX": 31.0, "LINK": 14.5, "DOT": 6.4, "LTC": 78.0, "BCH": 410.0, "UNI": 8.6, "ATOM": 8.1,
-    "XLM": 0.11, "ALGO": 0.17, "NEAR": 5.9, "FIL": 5.3, "ICP": 11.0, "HBAR": 0.085, "VET": 0.032,
-    "AAVE": 105.0, "GRT": 0.24, "SHIB": 0.000021, "BNB": 580.0, "SUI": 1.4, "APT": 8.4,
-    "ARB": 0.93, "OP": 2.2, "ETC": 26.0,
-}  # fmt: skip
+    "BTC": 64000.0,
+    "ETH": 3100.0,
+    "SOL": 150.0,
+    "XRP": 0.58,
+    "ADA": 0.44,
+    "DOGE": 0.13,
+    "AVAX": 31.0,
+    "LINK": 14.5,
+    "DOT": 6.4,
+    "LTC": 78.0,
+    "BCH": 410.0,
+    "UNI": 8.6,
+    "ATOM": 8.1,
+    "XLM": 0.11,
+    "ALGO": 0.17,
+    "NEAR": 5.9,
+    "FIL": 5.3,
+    "ICP": 11.0,
+    "HBAR": 0.085,
+    "VET": 0.032,
+    "AAVE": 105.0,
+    "GRT": 0.24,
+    "SHIB": 0.000021,
+    "BNB": 580.0,
+    "SUI": 1.4,
+    "APT": 8.4,
+    "ARB": 0.93,
+    "OP": 2.2,
+    "ETC": 26.0,
+}
 DEFAULT_SYMBOLS = tuple(f"{coin}USDT" for coin in PRICES)
 
 DAY_S = 86400
@@ -200,9 +234,19 @@ def rows(
 
 
 MINI_TICKER = (
-    "symbol", "openPrice", "highPrice", "lowPrice", "lastPrice", "volume", "quoteVolume",
-    "openTime", "closeTime", "firstId", "lastId", "count",
-)  # fmt: skip
+    "symbol",
+    "openPrice",
+    "highPrice",
+    "lowPrice",
+    "lastPrice",
+    "volume",
+    "quoteVolume",
+    "openTime",
+    "closeTime",
+    "firstId",
+    "lastId",
+    "count",
+)
 
 
 def ticker(symbol: str, day: Candle, close_ms: int) -> dict[str, Any]:

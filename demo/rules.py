@@ -191,12 +191,19 @@ class Usage:
 # --- exchangeInfo ---
 
 _SYMBOL_INFO = {
-    "baseAssetPrecision": 8, "quotePrecision": 8, "quoteAssetPrecision": 8,
-    "baseCommissionPrecision": 8, "quoteCommissionPrecision": 8,
+    "baseAssetPrecision": 8,
+    "quotePrecision": 8,
+    "quoteAssetPrecision": 8,
+    "baseCommissionPrecision": 8,
+    "quoteCommissionPrecision": 8,
     "orderTypes": ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT"],
-    "icebergAllowed": True, "ocoAllowed": True, "quoteOrderQtyMarketAllowed": True,
-    "isSpotTradingAllowed": True, "isMarginTradingAllowed": False, "permissions": ["SPOT"],
-}  # fmt: skip
+    "icebergAllowed": True,
+    "ocoAllowed": True,
+    "quoteOrderQtyMarketAllowed": True,
+    "isSpotTradingAllowed": True,
+    "isMarginTradingAllowed": False,
+    "permissions": ["SPOT"],
+}
 
 
 def exchange_info(statuses: dict[str, str], weight_limit: int, now: float) -> dict[str, Any]:
@@ -232,16 +239,28 @@ def _symbol_info(symbol: str, status: str) -> dict[str, Any]:
         "quoteAsset": facts.quote,
         **_SYMBOL_INFO,
         "filters": [
-            {"filterType": "PRICE_FILTER", "minPrice": lowest, "maxPrice": highest,
-             "tickSize": tick},
-            {"filterType": "PERCENT_PRICE", "multiplierUp": "5", "multiplierDown": "0.2",
-             "avgPriceMins": 5},
+            {
+                "filterType": "PRICE_FILTER",
+                "minPrice": lowest,
+                "maxPrice": highest,
+                "tickSize": tick,
+            },
+            {
+                "filterType": "PERCENT_PRICE",
+                "multiplierUp": "5",
+                "multiplierDown": "0.2",
+                "avgPriceMins": 5,
+            },
             {"filterType": "LOT_SIZE", **quantities},
-            {"filterType": "MIN_NOTIONAL", "minNotional": "1.00000000", "applyToMarket": True,
-             "avgPriceMins": 5},
+            {
+                "filterType": "MIN_NOTIONAL",
+                "minNotional": "1.00000000",
+                "applyToMarket": True,
+                "avgPriceMins": 5,
+            },
             {"filterType": "ICEBERG_PARTS", "limit": 10},
             {"filterType": "MARKET_LOT_SIZE", **quantities},
             {"filterType": "MAX_NUM_ORDERS", "maxNumOrders": 200},
             {"filterType": "MAX_NUM_ALGO_ORDERS", "maxNumAlgoOrders": 5},
         ],
-    }  # fmt: skip
+    }

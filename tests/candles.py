@@ -60,9 +60,8 @@ def from_closes(closes: Iterable[float], volume: float = 1.0) -> list[Candle]:
 
 
 def put_candles(
-    client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60,
-    age: int = 0,
-) -> None:  # fmt: skip
+    client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60, age: int = 0
+) -> None:
     """As the service writes them, but with open times that end now, or `age` candles ago."""
     step_ms = timeframe_ms(timeframe)
     newest = (int(time.time() * 1000) // step_ms - age) * step_ms

@@ -90,10 +90,19 @@ class RedisServer:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [redis_executable(), "--port", str(self.port), "--bind", "127.0.0.1",
-             "--save", "", "--appendonly", "no"],
+            [
+                redis_executable(),
+                "--port",
+                str(self.port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ],
             stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         until(self.answers, 10, what="redis-server answers")
 
     def answers(self) -> bool:
@@ -146,9 +155,12 @@ class Program:
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+                [sys.executable, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
                 env={"PATH": os.environ["PATH"], "PYTHONUNBUFFERED": "1", **environ},
-            )  # fmt: skip
+            )
 
     def lines(self, containing: str = "") -> list[str]:
         return [line for line in self.log.read_text().splitlines() if containing in line]
@@ -215,9 +227,7 @@ def start_service(
 
 
 @pytest.fixture
-def start_consumer(
-    tmp_path: Path, redis_server: RedisServer
-) -> Iterator[Callable[..., Program]]:
+def start_consumer(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[..., Program]]:
     """start(name, **environment): a module of consumers on `redis_server`."""
     started: list[Program] = []
 

@@ -60,7 +60,7 @@ def test_each_value_of_a_label_is_counted_from_the_start(
 def test_the_documentation_knows_each_rule_and_its_job() -> None:
     rows = re.findall(r"^\| `(MarketData\w+)` \| ([^|]+) \|", DOCS, re.MULTILINE)
     assert [name for name, _ in rows] == list(RULES)
-    [config] = re.findall(r"(?:^    .*\n)+", DOCS[DOCS.index("## Alerts"):], re.MULTILINE)[:1]
+    [config] = re.findall(r"(?:^    .*\n)+", DOCS[DOCS.index("## Alerts") :], re.MULTILINE)[:1]
     scrape: dict[str, Any] = yaml.safe_load(config)
     assert scrape["rule_files"] == ["alerts.yml"]
     [job] = scrape["scrape_configs"]

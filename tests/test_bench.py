@@ -15,14 +15,7 @@ from bench.contenders import Job, candles_json
 from bench.exchange import PreparedExchange
 from bench.freshness import delays_s, newest_ms
 from bench.growth import most_symbols, worst_share
-from bench.hour import (
-    Kind,
-    an_hour,
-    hourly_extras,
-    kinds_between,
-    refresh_lines,
-    refreshes_an_hour,
-)
+from bench.hour import Kind, an_hour, hourly_extras, kinds_between, refresh_lines, refreshes_an_hour
 from bench.local_api import load
 from bench.measure import Counts, _Connection, percentile
 from bench.phases import spans
@@ -47,17 +40,22 @@ def test_an_hour_does_not_depend_on_what_part_of_the_schedule_was_seen() -> None
     hourly = {"5m": 120, "1h": 30, "4h": 12}
     for refreshes_1h in (2, 3):  # of which a window of 300 s has either
         kinds = {
-            "klines 5m 3": Kind(290, 2900), "ticker/24hr": Kind(20, 4000),
+            "klines 5m 3": Kind(290, 2900),
+            "ticker/24hr": Kind(20, 4000),
             "klines 1h 3": Kind(29 * refreshes_1h, 580 * refreshes_1h),
             "klines 4h 3": Kind(29, 290),
-        }  # fmt: skip
+        }
         requests = 29 * (120 + 30 + 12) + 2 * 120
         assert an_hour(kinds, hourly) == (requests, 12 * 2900 + 12 * 4000 + 30 * 580 + 12 * 290)
 
 
 def test_the_hourly_reading_whole_is_in_place_of_a_usual_one() -> None:
-    first = {"klines 5m 500": Kind(29, 29_000), "exchangeInfo": Kind(1, 700), "klines 5m 3":
-             Kind(29, 290), "ticker/24hr": Kind(2, 100)}  # fmt: skip
+    first = {
+        "klines 5m 500": Kind(29, 29_000),
+        "exchangeInfo": Kind(1, 700),
+        "klines 5m 3": Kind(29, 290),
+        "ticker/24hr": Kind(2, 100),
+    }
     assert hourly_extras(first, {"klines 5m 3": Kind(58, 580)}) == (1, 700 + 29 * (1000 - 10))
 
 
@@ -74,7 +72,7 @@ def test_spans_are_from_the_first_request_to_the_publish() -> None:
 def test_lines_of_the_services_log() -> None:
     log = (
         "time=2026-11-24T03:07:30.571Z level=info event=refresh timeframe=5m failed=2\n"
-        "time=2026-11-24T03:07:30.571Z level=info event=problem what=exchange reason=\"on hold\"\n"
+        'time=2026-11-24T03:07:30.571Z level=info event=problem what=exchange reason="on hold"\n'
     )
     [(at, said)] = refresh_lines(log)
     assert (at, said["failed"]) == (1795489650.571, "2")
@@ -117,10 +115,15 @@ def test_candles_are_written_as_the_service_writes_them() -> None:
 
 
 def test_a_job_is_read_from_the_environment() -> None:
-    job = Job.from_env({
-        "EXCHANGE_URL": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:2", "PREFIX": "x",
-        "SYMBOLS": "BTCUSDT,ETHUSDT", "TIMEFRAMES": "5m:30:120,1h:120:300",
-    })  # fmt: skip
+    job = Job.from_env(
+        {
+            "EXCHANGE_URL": "http://127.0.0.1:1",
+            "REDIS_URL": "redis://127.0.0.1:2",
+            "PREFIX": "x",
+            "SYMBOLS": "BTCUSDT,ETHUSDT",
+            "TIMEFRAMES": "5m:30:120,1h:120:300",
+        }
+    )
     assert (job.symbols, job.limit) == (("BTCUSDT", "ETHUSDT"), 500)
     assert [tuple(timeframe) for timeframe in job.timeframes] == [("5m", 30, 120), ("1h", 120, 300)]
 
@@ -133,8 +136,10 @@ def test_the_prepared_exchange_answers_as_the_other_one() -> None:
     for _ in range(2):
         for limit in (1, 3, 500, 600):
             query = f"symbol=ETHUSDT&interval=1h&limit={limit}"
-            answers = [each.serve("GET", "/api/v3/klines", query, "x")[0].body
-                       for each in (prepared, other)]  # fmt: skip
+            answers = [
+                each.serve("GET", "/api/v3/klines", query, "x")[0].body
+                for each in (prepared, other)
+            ]
             assert answers[0] == answers[1]
         now += 3600
     kinds = prepared.totals["kinds"]
@@ -149,26 +154,47 @@ def test_growth_ends_where_requests_no_longer_fit() -> None:
 
 def results() -> dict[str, Any]:
     """Figures of the service and of a contender that needs twice as much of everything."""
-    def steady(times: int) -> dict[str, float]:
-        return {"requests_h": 100.0 * times, "weight_h": 100.0 * times, "bytes_h": 1e6 * times,
-                "cpu_h_s": 30.0 * times, "peak_mb": 40.0 * times, "turns": times,
-                "commands": 60.0 * times}  # fmt: skip
 
-    growth = {"cpu_share": 0.1, "peak_mb": 120.0, "weight_min": 980.0, "requests_5min": 4900,
-              "median_ms": {"5m": 900.0}, "longest_ms": {"5m": 1500.0}, "failed": 3, "skipped": 0,
-              "failed_at_start": 5, "refused": 0}  # fmt: skip
+    def steady(times: int) -> dict[str, float]:
+        return {
+            "requests_h": 100.0 * times,
+            "weight_h": 100.0 * times,
+            "bytes_h": 1e6 * times,
+            "cpu_h_s": 30.0 * times,
+            "peak_mb": 40.0 * times,
+            "turns": times,
+            "commands": 60.0 * times,
+        }
+
+    growth = {
+        "cpu_share": 0.1,
+        "peak_mb": 120.0,
+        "weight_min": 980.0,
+        "requests_5min": 4900,
+        "median_ms": {"5m": 900.0},
+        "longest_ms": {"5m": 1500.0},
+        "failed": 3,
+        "skipped": 0,
+        "failed_at_start": 5,
+        "refused": 0,
+    }
     keys = ("service", "aiohttp", "before")
     return {
-        "machine": "a machine", "most_symbols": 292, "log_ms": [10.0, 20.0],
+        "machine": "a machine",
+        "most_symbols": 292,
+        "log_ms": [10.0, 20.0],
         "fill": {key: [1.0 * n, 1.2 * n] for n, key in enumerate(keys, 1)},
         "refresh": {key: [0.1 * n] for n, key in enumerate(keys, 1)},
         "fresh": {key: [1.0 * n, 1.1 * n] for n, key in enumerate(keys, 1)},
         "steady": {key: steady(n) for n, key in enumerate(keys, 1)},
         "growth": {"350": growth},
-        "local_api": {"paced": {"rate": 1500.0, "p50_ms": 1.0, "p99_ms": 4.0}, "skipped": 0,
-                      "free": {"rate": 4000.0, "p50_ms": 9.0, "p99_ms": 30.0},
-                      "refreshes_ms": [90, 120]},
-    }  # fmt: skip
+        "local_api": {
+            "paced": {"rate": 1500.0, "p50_ms": 1.0, "p99_ms": 4.0},
+            "skipped": 0,
+            "free": {"rate": 4000.0, "p50_ms": 9.0, "p99_ms": 30.0},
+            "refreshes_ms": [90, 120],
+        },
+    }
 
 
 def test_clients_of_the_local_api_count_whole_answers() -> None:
@@ -190,8 +216,10 @@ def test_whenever_a_run_begins_all_timeframes_refresh_in_its_window() -> None:
         start_at = steady_start(now_s + 0.5)
         assert start_at % 30 == 0
         assert PREPARE_S <= start_at - now_s <= 8 * 60  # or it would not end within 15 minutes
-        assert any(start_at + EARLIEST_S <= at <= start_at + LATEST_S
-                   for at in (COMBINED_S, 2 * COMBINED_S))  # fmt: skip
+        assert any(
+            start_at + EARLIEST_S <= at <= start_at + LATEST_S
+            for at in (COMBINED_S, 2 * COMBINED_S)
+        )
 
 
 def test_bars() -> None:

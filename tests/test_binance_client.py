@@ -192,12 +192,16 @@ class TestRateLimiter:
 class TestClient:
     @responses.activate
     def test_klines(self, client: BinanceClient, limiter: RateLimiter) -> None:
-        answer = responses.get(KLINES, json=[row(NOW - STEP), row()],
-                               headers={"X-MBX-USED-WEIGHT-1M": "17"})  # fmt: skip
+        answer = responses.get(
+            KLINES, json=[row(NOW - STEP), row()], headers={"X-MBX-USED-WEIGHT-1M": "17"}
+        )
         candles = client.klines("BTCUSDT", "5m", 2)
         assert rows_of(candles) == [row(NOW - STEP), row()]
         assert answer.calls[0].request.params == {
-            "symbol": "BTCUSDT", "interval": "5m", "limit": "2"}  # fmt: skip
+            "symbol": "BTCUSDT",
+            "interval": "5m",
+            "limit": "2",
+        }
         assert limiter.state()[0] == 17
 
     @responses.activate
@@ -213,9 +217,13 @@ class TestClient:
 
     @responses.activate
     def test_exchange_info_asks_for_all_if_one_is_unknown(self, client: BinanceClient) -> None:
-        listed = {"timezone": "UTC",
-                  "symbols": [{"symbol": "BTCUSDT", "status": "TRADING"},
-                              {"symbol": "OPUSDT", "status": "BREAK"}]}  # fmt: skip
+        listed = {
+            "timezone": "UTC",
+            "symbols": [
+                {"symbol": "BTCUSDT", "status": "TRADING"},
+                {"symbol": "OPUSDT", "status": "BREAK"},
+            ],
+        }
         url = f"{BASE}/api/v3/exchangeInfo"
         responses.get(url, status=400, json={"code": UNKNOWN_SYMBOL, "msg": "Invalid symbol."})
         responses.get(url, json=listed)
@@ -226,10 +234,18 @@ class TestClient:
 
     @pytest.mark.parametrize(
         "info",
-        [None, [], {}, {"symbols": {}}, {"symbols": ""}, {"symbols": [7]}, {"symbols": [{}]},
-         {"symbols": [{"symbol": "BTCUSDT", "status": None}]},
-         {"symbols": [{"symbol": ["BTCUSDT"], "status": "TRADING"}]}],
-    )  # fmt: skip
+        [
+            None,
+            [],
+            {},
+            {"symbols": {}},
+            {"symbols": ""},
+            {"symbols": [7]},
+            {"symbols": [{}]},
+            {"symbols": [{"symbol": "BTCUSDT", "status": None}]},
+            {"symbols": [{"symbol": ["BTCUSDT"], "status": "TRADING"}]},
+        ],
+    )
     def test_a_listing_of_another_shape_is_refused(self, info: Any) -> None:
         with pytest.raises(BadResponse, match="exchangeInfo"):
             parse_listing(info, ["BTCUSDT"])
@@ -256,7 +272,9 @@ class TestClient:
     @responses.activate
     @pytest.mark.parametrize("status", [301, 302, 400, 404, 451])
     def test_statuses_that_are_not_tried_again(self, client: BinanceClient, status: int) -> None:
-        answer = responses.get(KLINES, status=status, body="<html>", headers={"Location": "http://x"})
+        answer = responses.get(
+            KLINES, status=status, body="<html>", headers={"Location": "http://x"}
+        )
         with pytest.raises(Rejected, match=f"HTTP {status}"):
             client.klines("BTCUSDT", "5m", 3)
         assert answer.call_count == 1
@@ -286,9 +304,18 @@ class TestClient:
     @responses.activate
     @pytest.mark.parametrize(
         ("status", "retry_after", "held_s"),
-        [(429, "7", 7), (418, "300", 300), (429, None, 60), (418, None, 120), (403, None, 60),
-         (429, "soon", 60), (429, "-5", 60), (429, "0", 1), (418, "604800", 604_800)],
-    )  # fmt: skip
+        [
+            (429, "7", 7),
+            (418, "300", 300),
+            (429, None, 60),
+            (418, None, 120),
+            (403, None, 60),
+            (429, "soon", 60),
+            (429, "-5", 60),
+            (429, "0", 1),
+            (418, "604800", 604_800),
+        ],
+    )
     def test_a_limit_holds_all_for_as_long_as_it_says(
         self, client: BinanceClient, clock: Clock, status: int, retry_after: str | None, held_s: int
     ) -> None:
@@ -299,9 +326,7 @@ class TestClient:
         assert clock.waits == [held_s]
 
     @responses.activate
-    def test_a_hold_that_outlasts_the_refresh_is_an_error_at_once(
-        self,
-    ) -> None:
+    def test_a_hold_that_outlasts_the_refresh_is_an_error_at_once(self) -> None:
         client, give_up_at = BinanceClient(BASE, RateLimiter()), time.monotonic() + 24
         answer = responses.get(KLINES, status=418, headers={"Retry-After": "600"})
         with pytest.raises(RateLimited) as held:
@@ -318,7 +343,6 @@ class TestClient:
         with pytest.raises(BadResponse):
             client.klines("BTCUSDT", "5m", 3)
         assert answer.call_count == 1
-
 
     @responses.activate
     def test_nothing_is_asked_when_the_time_is_up(self, client: BinanceClient) -> None:
@@ -380,10 +404,12 @@ class TestSockets:
 
     @pytest.mark.parametrize(
         "answer",
-        [b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 5000,
-         b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b" " * 4000],
+        [
+            b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 5000,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b" " * 4000,
+        ],
         ids=["headers", "body"],
-    )  # fmt: skip
+    )
     def test_a_server_that_drips(self, answer: bytes) -> None:
         error, seconds = self.ask(answer, drip_s=0.02)
         assert isinstance(error, Retryable) and "no whole answer in time" in str(error)
@@ -449,16 +475,45 @@ class TestParseKlines:
     @pytest.mark.parametrize(
         "rows",
         [
-            None, {}, "rows", 7, [], [7], ["rows"], [[]], [row()[:5]], [row()[:11]],
-            [row("1800000000000")], [row(True)], [row(1.8e12)], [row(None)], [row(NOW + 1)],
-            [row(-STEP)], [row(), row()], [row(), row(NOW - STEP)], [row(NOW + STEP)],
-            [row(close="NaN")], [row(high="inf")], [row(high="9" * 400)], [row(volume="-1")],
-            [row(volume="nan")], [row(open=2.0)], [row(open=None)], [row(open="")],
-            [row(open="1_0")], [row(open="0x1")], [row(open=" 2.0")], [row(open="2,0")],
-            [row(high="0.5")], [row(low="2.5")], [row(close="5.0")], [row(open="0.9")],
-            [row(low="0.0")], [row(), "tail"],
+            None,
+            {},
+            "rows",
+            7,
+            [],
+            [7],
+            ["rows"],
+            [[]],
+            [row()[:5]],
+            [row()[:11]],
+            [row("1800000000000")],
+            [row(True)],
+            [row(1.8e12)],
+            [row(None)],
+            [row(NOW + 1)],
+            [row(-STEP)],
+            [row(), row()],
+            [row(), row(NOW - STEP)],
+            [row(NOW + STEP)],
+            [row(close="NaN")],
+            [row(high="inf")],
+            [row(high="9" * 400)],
+            [row(volume="-1")],
+            [row(volume="nan")],
+            [row(open=2.0)],
+            [row(open=None)],
+            [row(open="")],
+            [row(open="1_0")],
+            [row(open="0x1")],
+            [row(open=" 2.0")],
+            [row(open="2,0")],
+            [row(high="0.5")],
+            [row(low="2.5")],
+            [row(close="5.0")],
+            [row(open="0.9")],
+            [row(low="0.0")],
+            [row(), "tail"],
         ],
-    )  # fmt: skip
+    )
     def test_bad_rows_are_refused_with_a_reason(self, rows: Any) -> None:
         with pytest.raises(BadResponse) as refused:
             parse(rows)
@@ -527,9 +582,9 @@ class TestParseKlines:
 
     @responses.activate
     @pytest.mark.parametrize(
-        ("step_s", "borne"), [(-3600.0, False), (-300.3, False), (-0.3, True), (0.3, True),
-                              (3600.0, True)],
-    )  # fmt: skip
+        ("step_s", "borne"),
+        [(-3600.0, False), (-300.3, False), (-0.3, True), (0.3, True), (3600.0, True)],
+    )
     def test_a_clock_that_steps_costs_no_more_than_the_reads_while_it_is_slow(
         self, limiter: RateLimiter, step_s: float, borne: bool
     ) -> None:
@@ -551,12 +606,28 @@ class TestParseKlines:
 class TestParseTickers:
     @pytest.mark.parametrize(
         "bad",
-        [{"lastPrice": "0.00"}, {"lastPrice": "NaN"}, {"lastPrice": "inf"}, {"lastPrice": None},
-         {"volume": "-1"}, {"volume": []}, {"priceChangePercent": "nan"}, {"closeTime": "now"},
-         {"closeTime": NOW + 3_600_000}, {"closeTime": True}, {"closeTime": 0},
-         {"lastPrice": True}, {"lastPrice": 2.5}, {"lastPrice": "1_0"}, {"lastPrice": " 2.5"},
-         {"lastPrice": "\u0661"}, {"lastPrice": "+1"}, {"volume": "1e5"}, {"volume": "9" * 400}],
-    )  # fmt: skip
+        [
+            {"lastPrice": "0.00"},
+            {"lastPrice": "NaN"},
+            {"lastPrice": "inf"},
+            {"lastPrice": None},
+            {"volume": "-1"},
+            {"volume": []},
+            {"priceChangePercent": "nan"},
+            {"closeTime": "now"},
+            {"closeTime": NOW + 3_600_000},
+            {"closeTime": True},
+            {"closeTime": 0},
+            {"lastPrice": True},
+            {"lastPrice": 2.5},
+            {"lastPrice": "1_0"},
+            {"lastPrice": " 2.5"},
+            {"lastPrice": "\u0661"},
+            {"lastPrice": "+1"},
+            {"volume": "1e5"},
+            {"volume": "9" * 400},
+        ],
+    )
     def test_a_bad_ticker_harms_no_other(self, bad: dict[str, Any]) -> None:
         found = parse_tickers([ticker("ETHUSDT", **bad), ticker()], ["BTCUSDT", "ETHUSDT"], NOW)
         assert isinstance(found["BTCUSDT"], Ticker)

@@ -37,9 +37,11 @@ def log_of(port: int, kind: str, source: str) -> list[dict[str, str]]:
 
 
 def test_from_the_exchange_to_a_paper_trade(
-    start_service: Callable[..., Service], start_consumer: Start, exchange: Exchange,
+    start_service: Callable[..., Service],
+    start_consumer: Start,
+    exchange: Exchange,
     redis_server: RedisServer,
-) -> None:  # fmt: skip
+) -> None:
     """Candles, refreshes, scores, indicators, a signal at a real close, a trade upon it; and all
     of it in the message log. With 29 coins a minute rarely closes without an up signal."""
     service = start_service(TIMEFRAMES="1m:5:30,1h:20:60")
@@ -48,10 +50,11 @@ def test_from_the_exchange_to_a_paper_trade(
         start_consumer("ta_service"),
         start_consumer("paper_trader"),
         start_consumer(
-            "dashboard", DASHBOARD_PORT=str(port),
+            "dashboard",
+            DASHBOARD_PORT=str(port),
             HEALTH_URL=f"http://127.0.0.1:{service.port}/health",
         ),
-    ]  # fmt: skip
+    ]
     service.wait_for("ok")
     until(lambda: "event=start" in consumers[2].log.read_text(), 10)
 
@@ -70,8 +73,13 @@ def test_from_the_exchange_to_a_paper_trade(
     symbol, reason = trade["summary"].split()[2], trade["summary"].split()[-1]
     signals = log_of(port, "signal", "ta-service")
     # At a full hour it may be one of 1h.
-    [signal_] = [s for s in signals if s["summary"].startswith(f"{symbol} ") and f" {reason} " in
-                 s["summary"] and s["timestamp"] <= trade["timestamp"]][:1]  # fmt: skip
+    [signal_] = [
+        s
+        for s in signals
+        if s["summary"].startswith(f"{symbol} ")
+        and f" {reason} " in s["summary"]
+        and s["timestamp"] <= trade["timestamp"]
+    ][:1]
     assert signal_["channel"] == "ta:signals" and reason.endswith("_up")
     book = json.loads(str(redis_server.client.get("paper:positions")))
     assert book["trades"] >= 1
@@ -116,9 +124,7 @@ class TestRedisRestarts:
             redis_server.client.publish("market:update:1h", update(["AUSDT"]))
 
         def all_at_work() -> bool:
-            written = redis_server.client.exists(
-                "scanner:score:AUSDT", "ta:indicators:AUSDT:1h"
-            )
+            written = redis_server.client.exists("scanner:score:AUSDT", "ta:indicators:AUSDT:1h")
             lives: Any = redis_server.client.hgetall(ALIVE_KEY)
             return written == 2 and len(lives) == 4
 
@@ -169,9 +175,13 @@ class TestPrograms:
     @staticmethod
     def run(name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", f"consumers.{name}", *arguments], cwd=ROOT, text=True,
-            capture_output=True, timeout=20, env={"PATH": os.environ["PATH"], **environ},
-        )  # fmt: skip
+            [sys.executable, "-m", f"consumers.{name}", *arguments],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=20,
+            env={"PATH": os.environ["PATH"], **environ},
+        )
 
     @pytest.mark.parametrize("name", NAMES)
     def test_help_names_the_settings(self, name: str) -> None:
@@ -182,10 +192,15 @@ class TestPrograms:
     @pytest.mark.parametrize(
         ("name", "variable", "value"),
         [(name, "REDIS_URL", "localhost") for name in NAMES]
-        + [("ta_service", "MESSAGE_LOG_MAXLEN", "many"), ("scanner", "MESSAGE_LOG_MAXLEN", "500.5"),
-           ("paper_trader", "PAPER_STAKE", "0"), ("paper_trader", "PAPER_STAKE", "-5"),
-           ("dashboard", "DASHBOARD_PORT", "70000"), ("dashboard", "HEALTH_URL", "ftp://x")],
-    )  # fmt: skip
+        + [
+            ("ta_service", "MESSAGE_LOG_MAXLEN", "many"),
+            ("scanner", "MESSAGE_LOG_MAXLEN", "500.5"),
+            ("paper_trader", "PAPER_STAKE", "0"),
+            ("paper_trader", "PAPER_STAKE", "-5"),
+            ("dashboard", "DASHBOARD_PORT", "70000"),
+            ("dashboard", "HEALTH_URL", "ftp://x"),
+        ],
+    )
     def test_a_bad_setting_is_exit_2_and_one_line(
         self, name: str, variable: str, value: str
     ) -> None:

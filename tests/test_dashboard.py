@@ -87,8 +87,9 @@ def ask(server: Dashboard, path: str) -> tuple[int, Any]:
 
 
 def row_of(server: Dashboard, symbol: str) -> dict[str, Any]:
-    return next((row for row in ask(server, "/api/scanner")[1]["symbols"]
-                 if row["symbol"] == symbol), {})  # fmt: skip
+    return next(
+        (row for row in ask(server, "/api/scanner")[1]["symbols"] if row["symbol"] == symbol), {}
+    )
 
 
 class EventStream:
@@ -178,11 +179,17 @@ class TestCandles:
 
     @pytest.mark.parametrize(
         ("query", "named"),
-        [("", "symbol"), ("symbol=AUSDT", "timeframe"), ("timeframe=1h", "symbol"),
-         ("symbol=ausdt&timeframe=1h", "BTCUSDT"), ("symbol=*&timeframe=1h", "BTCUSDT"),
-         ("symbol=AUSDT&timeframe=x", "5m"), ("symbol=AUSDT&timeframe=", "5m"),
-         ("symbol=AUSDT&timeframe=1h&limit=5", "accepted: only symbol timeframe")],
-    )  # fmt: skip
+        [
+            ("", "symbol"),
+            ("symbol=AUSDT", "timeframe"),
+            ("timeframe=1h", "symbol"),
+            ("symbol=ausdt&timeframe=1h", "BTCUSDT"),
+            ("symbol=*&timeframe=1h", "BTCUSDT"),
+            ("symbol=AUSDT&timeframe=x", "5m"),
+            ("symbol=AUSDT&timeframe=", "5m"),
+            ("symbol=AUSDT&timeframe=1h&limit=5", "accepted: only symbol timeframe"),
+        ],
+    )
     def test_bad_parameters_are_400(self, idle: Dashboard, query: str, named: str) -> None:
         status, body = ask(idle, f"/api/candles?{query}")
         assert status == 400 and named in body["error"]
@@ -231,9 +238,7 @@ class TestMessageLog:
         assert ask(idle, f"/api/redis/log?{query}")[0] == 400
 
     @pytest.mark.parametrize("query", ["type=signal", "type=trade&source=trader-bot", "limit=1000"])
-    def test_a_full_log_answers_in_under_50_ms(
-        self, serve: Serve, client: Any, query: str
-    ) -> None:
+    def test_a_full_log_answers_in_under_50_ms(self, serve: Serve, client: Any, query: str) -> None:
         fill_log(client, 10_500)
         server = serve()
         until(lambda: client.xlen(DEFAULT_KEY) >= 10_000, 5)
@@ -257,8 +262,14 @@ class TestMessageLog:
 class TestStatus:
     def test_who_is_alive(self, serve: Serve, client: Any) -> None:
         now = now_ms()
-        lives = {"ta-service": now, "trader-bot": now - 31_000, "other": now, "evil": "<b>",
-                 "future": now + 3_600_000, "large": 1e999}  # fmt: skip
+        lives = {
+            "ta-service": now,
+            "trader-bot": now - 31_000,
+            "other": now,
+            "evil": "<b>",
+            "future": now + 3_600_000,
+            "large": 1e999,
+        }
         for name, seen in lives.items():
             client.hset(ALIVE_KEY, name, json.dumps({"timestamp": seen, "pid": 7, "started": 1}))
         client.hset(ALIVE_KEY, "worse", "[" * 5000)
@@ -271,8 +282,12 @@ class TestStatus:
         assert found["evil"] is found["worse"] is found["large"] is None
 
     def test_the_service_and_its_health(self, serve: Serve) -> None:
-        answers = [(200, b'{"status":"ok"}'), (503, b'{"status":"down"}'), (200, b"[1]"),
-                   (200, b"<html>")]  # fmt: skip
+        answers = [
+            (200, b'{"status":"ok"}'),
+            (503, b'{"status":"down"}'),
+            (200, b"[1]"),
+            (200, b"<html>"),
+        ]
 
         class Health(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -441,8 +456,11 @@ class TestEvents:
 
 class TestServer:
     def test_pages_and_their_files(self, idle: Dashboard) -> None:
-        for path, kind in (("/", "text/html"), ("/status", "text/html"),
-                           ("/static/style.css", "text/css")):  # fmt: skip
+        for path, kind in (
+            ("/", "text/html"),
+            ("/status", "text/html"),
+            ("/static/style.css", "text/css"),
+        ):
             answer, body = request(idle, path)
             assert answer.status == 200 and len(body) > 100
             assert answer.headers["Content-Type"].startswith(kind)
@@ -459,9 +477,17 @@ class TestServer:
 
     @pytest.mark.parametrize(
         "path",
-        ["/nothing", "/static/", "/static/../dashboard.py", "/static/%2e%2e/dashboard.py",
-         "/static/dashboard.py", "/../../etc/passwd", "/api", "/static/style.css/x"],
-    )  # fmt: skip
+        [
+            "/nothing",
+            "/static/",
+            "/static/../dashboard.py",
+            "/static/%2e%2e/dashboard.py",
+            "/static/dashboard.py",
+            "/../../etc/passwd",
+            "/api",
+            "/static/style.css/x",
+        ],
+    )
     def test_any_other_path_is_404_in_json(self, idle: Dashboard, path: str) -> None:
         status, body = ask(idle, path)
         assert status == 404 and "/api/scanner" in body["paths"]
@@ -476,9 +502,12 @@ class TestServer:
         assert status == 400 and "accepted: none" in body["error"]
 
     def test_a_bug_in_a_thread_does_not_end_it(
-        self, serve: Serve, client: Any, monkeypatch: pytest.MonkeyPatch,
+        self,
+        serve: Serve,
+        client: Any,
+        monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         ask_redis = Watch._ask_redis
         monkeypatch.setattr(Watch, "_ask_redis", lambda self: 1 / 0)
         connection = Connection(f"redis://127.0.0.1:{free_port()}/0", DEFAULT_KEY, 10_000)

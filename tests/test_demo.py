@@ -33,9 +33,13 @@ def test_demo_shows_the_whole_system_and_cleans_up(tmp_path: Path, to_group: boo
     output = tmp_path / "output"
     with output.open("w") as file:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "demo"], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT,
-            start_new_session=True, env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
-        )  # fmt: skip
+            [sys.executable, "-m", "demo"],
+            cwd=ROOT,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+        )
     try:
         until(lambda: output.read_text().count("event=refresh") >= 3, 30, what="the first fill")
         text = output.read_text()

@@ -99,9 +99,7 @@ def test_python_binance(service: Service) -> None:
     client = binance.Client(tld="us", ping=False)
     client.API_URL = f"http://127.0.0.1:{service.port}/api"
     assert client.ping() == {} and client.get_server_time()["serverTime"] > 0
-    assert client.get_klines(symbol="BTCUSDT", interval="1h") == rows(
-        service, "BTCUSDT", "1h", 500
-    )
+    assert client.get_klines(symbol="BTCUSDT", interval="1h") == rows(service, "BTCUSDT", "1h", 500)
     assert client.get_symbol_info("XRPUSDT")["status"] == "TRADING"
     assert client.get_ticker(symbol="BTCUSDT")["symbol"] == "BTCUSDT"
     assert [row["symbol"] for row in client.get_all_tickers()] == SYMBOLS
@@ -134,12 +132,19 @@ def test_metrics_are_what_prometheus_reads(service: Service) -> None:
     found = {sample.name: sample for family in families for sample in family.samples}
     assert all(family.documentation and family.type != "unknown" for family in families)
     assert found["market_data_build_info"].labels == {"version": VERSION}
-    values = {(sample.name.removeprefix("market_data_"), *sample.labels.values()): sample.value
-              for family in families for sample in family.samples}  # fmt: skip
+    values = {
+        (sample.name.removeprefix("market_data_"), *sample.labels.values()): sample.value
+        for family in families
+        for sample in family.samples
+    }
     assert values["status", "ok"] == 1 and values["status", "down"] == 0
     assert values["leader",] == values["redis_up",] == 1
-    assert values["symbols",] == values["symbols_fresh", "5m"] == values["symbols_fresh", "price"] \
-        == len(SYMBOLS)  # fmt: skip
+    assert (
+        values["symbols",]
+        == values["symbols_fresh", "5m"]
+        == values["symbols_fresh", "price"]
+        == len(SYMBOLS)
+    )
     assert values["symbols_failing", "1h"] == 0 and 0 < values["age_seconds", "1m"] < 60
     assert values["refreshes_total", "1h"] == 1 and values["refresh_seconds_total", "1h"] > 0
     assert values["requests_total", "200"] >= 3 * len(SYMBOLS) + 2

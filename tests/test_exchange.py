@@ -93,9 +93,21 @@ def aggregate(rows: list[list[Any]]) -> tuple[Any, ...]:
 @pytest.mark.parametrize("symbol", ["BTCUSDT", "SHIBUSDT", "XRPUSDT", "X123USDT"])
 @pytest.mark.parametrize(
     ("small", "large"),
-    [("1m", "5m"), ("5m", "1h"), ("1h", "4h"), ("4h", "1d"), ("1m", "3m"), ("5m", "15m"),
-     ("5m", "30m"), ("1h", "2h"), ("1h", "6h"), ("4h", "8h"), ("4h", "12h"), ("1m", "1d")],
-)  # fmt: skip
+    [
+        ("1m", "5m"),
+        ("5m", "1h"),
+        ("1h", "4h"),
+        ("4h", "1d"),
+        ("1m", "3m"),
+        ("5m", "15m"),
+        ("5m", "30m"),
+        ("1h", "2h"),
+        ("1h", "6h"),
+        ("4h", "8h"),
+        ("4h", "12h"),
+        ("1m", "1d"),
+    ],
+)
 def test_a_candle_is_the_sum_of_its_parts(symbol: str, small: str, large: str) -> None:
     exchange = Exchange(["BTCUSDT"], clock=Clock())
     for whole in exchange.klines(symbol, large, 4):
@@ -110,9 +122,13 @@ def test_seconds_add_up_to_minutes() -> None:
     for n, minute in enumerate(minutes):
         parts = seconds[60 * n : 60 * n + 60]
         assert minute == (
-            parts[0].open, max(p.high for p in parts), min(p.low for p in parts),
-            parts[-1].close, sum(p.volume for p in parts), sum(p.trades for p in parts),
-        )  # fmt: skip
+            parts[0].open,
+            max(p.high for p in parts),
+            min(p.low for p in parts),
+            parts[-1].close,
+            sum(p.volume for p in parts),
+            sum(p.trades for p in parts),
+        )
 
 
 @pytest.mark.parametrize("interval", market.INTERVALS)
@@ -250,7 +266,7 @@ def test_a_young_market_has_fewer_candles() -> None:
         ("exchangeInfo", {"symbol": "NOUSDT"}, 400, -1121),
         ("depth", {"symbol": "BTCUSDT"}, 404, -1000),
     ],
-)  # fmt: skip
+)
 def test_errors(client: Client, path: str, params: Any, status: int, code: int) -> None:
     assert client.error(path, **params) == (status, code)
 
@@ -717,8 +733,17 @@ def test_stop_waits_for_no_fault(exchange: Exchange, kind: str) -> None:
 
 
 def test_every_fault_is_tested() -> None:
-    elsewhere = {"late", "revised", "gap", "used_weight", "short_body", "huge", "reset", "drip",
-                 "silent"}  # fmt: skip
+    elsewhere = {
+        "late",
+        "revised",
+        "gap",
+        "used_weight",
+        "short_body",
+        "huge",
+        "reset",
+        "drip",
+        "silent",
+    }
     assert set(KINDS) == {*SEEN, *TICKER_SEEN, *elsewhere}
 
 

@@ -67,9 +67,13 @@ def test_a_wrong_method_is_405_in_json(server: HealthServer, method: str) -> Non
 
 @pytest.mark.parametrize(
     "sent",
-    [b"\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n",
-     b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n"],
-)  # fmt: skip
+    [
+        b"\x00\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET /health HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    ],
+)
 def test_nonsense_is_refused_and_harms_nobody(
     server: HealthServer, sent: bytes, capfd: pytest.CaptureFixture[str]
 ) -> None:

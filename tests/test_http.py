@@ -53,18 +53,33 @@ def get(port: int, path: str, host: str | None = None) -> tuple[int, dict[str, A
 
 class TestHost:
     @pytest.mark.parametrize(
-        "host", ["127.0.0.1", "127.0.0.1:8895", "localhost", "LOCALHOST:1", "[::1]:8895",
-                 "192.0.2.7:80", socket.gethostname()],
-    )  # fmt: skip
+        "host",
+        [
+            "127.0.0.1",
+            "127.0.0.1:8895",
+            "localhost",
+            "LOCALHOST:1",
+            "[::1]:8895",
+            "192.0.2.7:80",
+            socket.gethostname(),
+        ],
+    )
     def test_addresses_and_names_of_this_machine_are_answered(
         self, server: HealthServer, host: str
     ) -> None:
         assert get(server.server_address[1], "/health", host)[0] == 200
 
     @pytest.mark.parametrize(
-        "host", ["evil.example", "evil.example:8895", "127.0.0.1.evil.example", "localhost.evil",
-                 "a@127.0.0.1", "[evil]"],
-    )  # fmt: skip
+        "host",
+        [
+            "evil.example",
+            "evil.example:8895",
+            "127.0.0.1.evil.example",
+            "localhost.evil",
+            "a@127.0.0.1",
+            "[evil]",
+        ],
+    )
     def test_the_name_of_another_site_is_refused(self, server: HealthServer, host: str) -> None:
         status, body = get(server.server_address[1], "/health", host)
         assert status == 421 and "use its address" in body["error"]
@@ -78,8 +93,10 @@ class TestManyClients:
     def test_those_who_say_nothing_make_room_for_who_asks(self, server: HealthServer) -> None:
         port = server.server_address[1]
         with ExitStack() as stack:
-            idle = [stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-                    for _ in range(300)]  # fmt: skip
+            idle = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for _ in range(300)
+            ]
             idle[-1].sendall(b"GET /hea")
             started = time.monotonic()
             for _ in range(20):
@@ -89,9 +106,7 @@ class TestManyClients:
             idle[0].settimeout(5)
             assert idle[0].recv(1) == b""  # let go of, the oldest first
 
-    def test_who_has_asked_is_not_let_go_of(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_who_has_asked_is_not_let_go_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
         asked, go_on = threading.Semaphore(0), threading.Event()
 
@@ -105,8 +120,9 @@ class TestManyClients:
         port = server.server_address[1]
         answers: list[bytes] = []
         request = b"GET /health HTTP/1.0\r\n\r\n"
-        threads = [threading.Thread(target=lambda: answers.append(talk(port, request)))
-                   for _ in range(2)]  # fmt: skip
+        threads = [
+            threading.Thread(target=lambda: answers.append(talk(port, request))) for _ in range(2)
+        ]
         for thread in threads:
             thread.start()
             asked.acquire(timeout=5)
@@ -132,15 +148,19 @@ class TestKeptConnections:
 
     @pytest.mark.parametrize(
         "first",
-        [b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n", b"GET /health HTTP/1.0\r\n\r\n",
-         b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"PUT /health HTTP/1.1\r\n\r\n",
-         b"GET /health HTTP/1.1\r\nContent-Length: 31\r\n\r\n",
-         b"GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
-         b"GET /health HTTP/1.1\r\ncontent-LENGTH: 31\r\n\r\n",
-         b"HEAD /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
-         b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
-         b"GET /health HTTP/1.1\r\nContent-Length : 31\r\nHost: evil\r\n\r\n"],
-    )  # fmt: skip
+        [
+            b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n",
+            b"GET /health HTTP/1.0\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n",
+            b"PUT /health HTTP/1.1\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nContent-Length: 31\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"GET /health HTTP/1.1\r\ncontent-LENGTH: 31\r\n\r\n",
+            b"HEAD /health HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            b"GET /health HTTP/1.1\r\nContent-Length : 31\r\nHost: evil\r\n\r\n",
+        ],
+    )
     def test_what_may_be_followed_by_a_body_is_the_last(
         self, server: HealthServer, first: bytes
     ) -> None:
@@ -153,12 +173,15 @@ class TestKeptConnections:
         assert answers(talk(server.server_address[1], request)) == [b"400 Bad Request"]
 
     def test_a_thread_that_cannot_be_started_takes_no_place(
-        self, server: HealthServer, monkeypatch: pytest.MonkeyPatch,
+        self,
+        server: HealthServer,
+        monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
-    ) -> None:  # fmt: skip
+    ) -> None:
         monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
         port = server.server_address[1]
         with monkeypatch.context() as without_threads:
+
             def fail(_: threading.Thread) -> None:
                 raise RuntimeError("can't start new thread")
 
@@ -224,21 +247,30 @@ class TestKeptConnections:
 
 
 NONSENSE = [
-    b"\r\n\r\n", b"GET\r\n\r\n", b"GET /health HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00",
-    b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n", b"GET /../../etc/passwd HTTP/1.1\r\n\r\n",
-    b"GET /%00%ff%zz?limit=%zz HTTP/1.1\r\n\r\n", b"TRACE / HTTP/1.1\r\n\r\n",
+    b"\r\n\r\n",
+    b"GET\r\n\r\n",
+    b"GET /health HTTP/9.9\r\n\r\n",
+    b"\x16\x03\x01\x02\x00\x01\x00",
+    b"GET /health HTTP/1.1\r\nHost: evil\r\n\r\n",
+    b"GET /../../etc/passwd HTTP/1.1\r\n\r\n",
+    b"GET /%00%ff%zz?limit=%zz HTTP/1.1\r\n\r\n",
+    b"TRACE / HTTP/1.1\r\n\r\n",
     b"GET /health HTTP/1.1\r\n" + b"X: " + b"x" * 65_536 + b"\r\n\r\n",
     b"GET /health HTTP/1.1\r\n" + b"A: b\r\n" * 200 + b"\r\n",
-    b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", b"GET http://evil/ HTTP/1.1\r\n\r\n",
-    b"GET /health HTTP/1.1\r\n\r\n" * 50, b"POST /health HTTP/1.1\r\nContent-Length: 99\r\n\r\n",
-]  # fmt: skip
+    b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
+    b"GET http://evil/ HTTP/1.1\r\n\r\n",
+    b"GET /health HTTP/1.1\r\n\r\n" * 50,
+    b"POST /health HTTP/1.1\r\nContent-Length: 99\r\n\r\n",
+]
 
 
 @pytest.mark.parametrize("which", ["service", "dashboard"])
 def test_a_storm_disturbs_nothing(
-    start_service: Callable[..., Service], start_consumer: Callable[..., Program],
-    redis_server: RedisServer, which: str,
-) -> None:  # fmt: skip
+    start_service: Callable[..., Service],
+    start_consumer: Callable[..., Program],
+    redis_server: RedisServer,
+    which: str,
+) -> None:
     """300 idle connections, nonsense, and 200 requests a second for 30 s, at once: each request
     is answered, refreshes are on time, threads and memory stay bounded."""
     service = start_service(**FAST)

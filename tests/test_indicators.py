@@ -18,10 +18,13 @@ from consumers.market_cache import Candle
 from tests.candles import HOUR_MS, MIDNIGHT_MS, from_closes, walk
 
 ALL = {
-    "rsi": indicators.rsi, "vwap": indicators.vwap, "bollinger": indicators.bollinger,
-    "ema_ribbon": indicators.ema_ribbon, "squeeze": indicators.squeeze,
+    "rsi": indicators.rsi,
+    "vwap": indicators.vwap,
+    "bollinger": indicators.bollinger,
+    "ema_ribbon": indicators.ema_ribbon,
+    "squeeze": indicators.squeeze,
     "stoch_rsi": indicators.stoch_rsi,
-}  # fmt: skip
+}
 NEEDS = {"rsi": 15, "vwap": 1, "bollinger": 20, "ema_ribbon": 55, "squeeze": 39, "stoch_rsi": 32}
 
 
@@ -91,8 +94,10 @@ class TestByHand:
         for end in range(60, 300, 20):
             part = candles[:end]
             close = [candle.close for candle in part]
-            ranges = [max(b.high - b.low, abs(b.high - a.close), abs(b.low - a.close))
-                      for a, b in pairwise(part)]  # fmt: skip
+            ranges = [
+                max(b.high - b.low, abs(b.high - a.close), abs(b.low - a.close))
+                for a, b in pairwise(part)
+            ]
             mean = sum(close[-20:]) / 20
             deviation = math.sqrt(sum((c - mean) ** 2 for c in close[-20:]) / 20)
             on = 2 * deviation < 1.5 * sum(ranges[-20:]) / 20
@@ -181,8 +186,10 @@ class TestOddMarkets:
         assert values["rsi"] == indicators.rsi(candles)
 
     def test_no_volume_since_midnight(self) -> None:
-        candles = [candle._replace(volume=0.0) if candle.timestamp >= MIDNIGHT_MS else candle
-                   for candle in walk(50)]  # fmt: skip
+        candles = [
+            candle._replace(volume=0.0) if candle.timestamp >= MIDNIGHT_MS else candle
+            for candle in walk(50)
+        ]
         with pytest.raises(CannotCompute, match="since 00:00 UTC"):
             indicators.vwap(candles)
 

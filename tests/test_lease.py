@@ -30,8 +30,12 @@ from tests.conftest import RedisServer, Service, free_port, redis_executable, un
 
 Start = Callable[..., Service]
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
-FAST = {"TIMEFRAMES": "5m:2:20,1h:3:30", "SYMBOLS": SYMBOLS, "LEADER_TTL": "3",
-        "REQUEST_TIMEOUT": "1"}  # fmt: skip
+FAST = {
+    "TIMEFRAMES": "5m:2:20,1h:3:30",
+    "SYMBOLS": SYMBOLS,
+    "LEADER_TTL": "3",
+    "REQUEST_TIMEOUT": "1",
+}
 
 
 class TestFence:
@@ -88,9 +92,12 @@ class TestFence:
 
     @pytest.mark.parametrize("change", ["taken", "expired", "deleted"])
     def test_sends_nothing_if_it_changes_between_the_look_and_the_transaction(
-        self, logged: LoggedRedis, redis_server: RedisServer, change: str,
+        self,
+        logged: LoggedRedis,
+        redis_server: RedisServer,
+        change: str,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """As for a process that is stopped there and goes on when its lease has passed on."""
         client = redis_server.client
         client.set("fence", "mine", px=10_000)
@@ -166,9 +173,11 @@ class TestLease:
         assert first.health()[1]["status"] == "ok" and body["instance"] == second.token
 
     def test_what_was_in_memory_before_a_sleep_is_not_written_after_it(
-        self, make: Callable[[], MarketData], redis_server: RedisServer,
+        self,
+        make: Callable[[], MarketData],
+        redis_server: RedisServer,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Another instance may have led meanwhile, and what it wrote is newer."""
         sleeper, other = make(), make()
         sleeper.claim()
@@ -342,8 +351,9 @@ class Lookout(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(0.1):
             found: Any = self._client.mget(self._keys)
-            self.missing.update(key for key, value in zip(self._keys, found, strict=True)
-                                if value is None)  # fmt: skip
+            self.missing.update(
+                key for key, value in zip(self._keys, found, strict=True) if value is None
+            )
             self.looks += 1
 
 
@@ -421,9 +431,22 @@ class Sentinel:
         until(self._knows_the_replica, 20, what="the sentinel knows the replica")
 
     def start(self, port: int, *arguments: str) -> None:
-        self._run(port, "--port", str(port), "--bind", "127.0.0.1", "--save", "",
-                  "--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0",
-                  "--dir", str(self.folder), *arguments)  # fmt: skip
+        self._run(
+            port,
+            "--port",
+            str(port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--repl-diskless-sync",
+            "yes",
+            "--repl-diskless-sync-delay",
+            "0",
+            "--dir",
+            str(self.folder),
+            *arguments,
+        )
 
     def _run(self, port: int, *arguments: str) -> None:
         self.processes[port] = subprocess.Popen(
@@ -461,8 +484,9 @@ class TestSentinel:
         self, start_service: Start, exchange: Exchange, sentinel: Sentinel
     ) -> None:
         """Not even one that the replica had not heard of when the master died."""
-        service = start_service(**FAST | {"TIMEFRAMES": "5m:2:60,1h:30:300"},
-                                REDIS_URL=sentinel.url)  # fmt: skip
+        service = start_service(
+            **FAST | {"TIMEFRAMES": "5m:2:60,1h:30:300"}, REDIS_URL=sentinel.url
+        )
         service.wait_for("ok")
         master: Any = redis.Redis(port=sentinel.master_port, decode_responses=True)
         replica: Any = redis.Redis(port=sentinel.replica_port, decode_responses=True)
@@ -491,9 +515,13 @@ class TestSentinel:
 
     @pytest.mark.parametrize(
         "url",
-        ["redis+sentinel://127.0.0.1/mymaster", "redis+sentinel://127.0.0.1:26379",
-         "redis+sentinel://:secret@127.0.0.1:x/mymaster", "redis+sentinel:///mymaster/0"],
-    )  # fmt: skip
+        [
+            "redis+sentinel://127.0.0.1/mymaster",
+            "redis+sentinel://127.0.0.1:26379",
+            "redis+sentinel://:secret@127.0.0.1:x/mymaster",
+            "redis+sentinel:///mymaster/0",
+        ],
+    )
     def test_a_bad_url_is_refused_without_showing_it(self, url: str) -> None:
         with pytest.raises(ValueError, match="must be like") as caught:
             connect(url)

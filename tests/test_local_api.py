@@ -33,13 +33,16 @@ class Local:
     def __init__(self, timeframes: str = "5m:5:20,1h:7:30") -> None:
         self.now = NOW_MS / 1000
         self.exchange = Exchange(
-            (*SYMBOLS, NEW, "XRPUSDT"), clock=lambda: self.now,
-            listed_at={NEW: self.now - 20 * 300},
-        ).start()  # fmt: skip
-        self.settings = Settings.from_env({
-            "BINANCE_BASE_URL": self.exchange.url, "SYMBOLS": ",".join((*SYMBOLS, NEW)),
-            "CANDLE_LIMIT": str(HELD), "TIMEFRAMES": timeframes,
-        })  # fmt: skip
+            (*SYMBOLS, NEW, "XRPUSDT"), clock=lambda: self.now, listed_at={NEW: self.now - 20 * 300}
+        ).start()
+        self.settings = Settings.from_env(
+            {
+                "BINANCE_BASE_URL": self.exchange.url,
+                "SYMBOLS": ",".join((*SYMBOLS, NEW)),
+                "CANDLE_LIMIT": str(HELD),
+                "TIMEFRAMES": timeframes,
+            }
+        )
         self.service = MarketData(self.settings, fakeredis.FakeRedis(decode_responses=True))
         names = [timeframe.name for timeframe in self.settings.timeframes]
         self.api = LocalApi(self.service, self.settings.symbols, names, HELD)
@@ -110,13 +113,19 @@ def queries(draw: Callable[..., Any]) -> tuple[str, str]:
     path = draw(st.sampled_from([*PATHS, *["klines"] * 6, "depth", "klines/"]))
     times = st.one_of(
         st.integers(-80, 5).map(lambda n: (NOW_MS // STEP + n) * STEP),
-        st.integers(NOW_MS - 80 * STEP, NOW_MS + STEP), st.sampled_from([0, "", "1e3", -5, 10**18]),
-    )  # fmt: skip
+        st.integers(NOW_MS - 80 * STEP, NOW_MS + STEP),
+        st.sampled_from([0, "", "1e3", -5, 10**18]),
+    )
     known = {
-        "symbol": symbols, "symbols": symbol_lists, "interval": intervals, "limit": limits,
-        "startTime": times, "endTime": times, "type": st.sampled_from(["FULL", "MINI", "mini", ""]),
+        "symbol": symbols,
+        "symbols": symbol_lists,
+        "interval": intervals,
+        "limit": limits,
+        "startTime": times,
+        "endTime": times,
+        "type": st.sampled_from(["FULL", "MINI", "mini", ""]),
         "what": st.just("x"),
-    }  # fmt: skip
+    }
     usual = ["symbol", "interval"] if path == "klines" and draw(st.integers(0, 9)) else []
     more = st.lists(st.sampled_from(sorted(known)), max_size=3, unique=draw(st.integers(0, 9)) > 0)
     names = usual + [name for name in draw(more) if name not in usual]
@@ -141,8 +150,11 @@ def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
         return
     assert status == there_status
     if path in PATHS and "symbol" not in text and path.startswith("ticker"):
-        there = [row for row in there if row["symbol"] != "XRPUSDT"] \
-            if isinstance(there, list) else there  # fmt: skip
+        there = (
+            [row for row in there if row["symbol"] != "XRPUSDT"]
+            if isinstance(there, list)
+            else there
+        )
     if path == "exchangeInfo" and status == 200:
         there["symbols"] = [row for row in there["symbols"] if row["symbol"] != "XRPUSDT"]
     if path not in PATHS:
@@ -153,10 +165,19 @@ def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
 @pytest.mark.parametrize("timeframe", ["5m", "1h"])
 @pytest.mark.parametrize(
     "params",
-    [{"limit": HELD}, {"limit": 1}, {"limit": 7}, {"start": -10}, {"start": -HELD + 1, "limit": 20},
-     {"start": -20, "end": -10}, {"start": -20, "end": -10, "limit": 3}, {"start": 3},
-     {"end": -3, "limit": 50}, {"start": -5, "end": -9}],
-)  # fmt: skip
+    [
+        {"limit": HELD},
+        {"limit": 1},
+        {"limit": 7},
+        {"start": -10},
+        {"start": -HELD + 1, "limit": 20},
+        {"start": -20, "end": -10},
+        {"start": -20, "end": -10, "limit": 3},
+        {"start": 3},
+        {"end": -3, "limit": 50},
+        {"start": -5, "end": -9},
+    ],
+)
 def test_each_range_that_is_held(still: Local, timeframe: str, params: dict[str, int]) -> None:
     step = market_data.binance.TIMEFRAME_MS[timeframe]
     newest = int(still.now * 1000) // step * step
@@ -238,8 +259,9 @@ def test_before_the_first_read_and_on_a_standby(local: Local) -> None:
     assert said("exchangeInfo")[0] == said("ticker/price")[0] == 503
     assert local.service.claim() and fresh.claim() and fresh.stands_by()
     assert said("klines", klines) == (
-        503, f"{local.service.token} fetches, this instance stands by."
-    )  # fmt: skip
+        503,
+        f"{local.service.token} fetches, this instance stands by.",
+    )
     fresh.stop(until=time.monotonic() + 1)
 
 

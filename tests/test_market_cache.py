@@ -87,14 +87,24 @@ class TestRead:
 
     @pytest.mark.parametrize(
         "value",
-        ["", "nonsense", "[]", "{}", "[1]", '[{"timestamp":1}]', "null", "[[1,2,3,4,5,6]]",
-         "[" * 5000, '[{"timestamp":1,"open":-1,"high":1,"low":1,"close":1,"volume":1}]',
-         '[{"timestamp":1,"open":1,"high":1,"low":1,"close":1,"volume":%s}]' % ("9" * 400),
-         '[{"timestamp":1,"open":1e300,"high":1,"low":1,"close":1,"volume":1}]',
-         '[{"timestamp":1,"open":NaN,"high":1,"low":1,"close":1,"volume":1}]',
-         '[{"timestamp":1,"open":1e999,"high":1,"low":1,"close":1,"volume":1}]',
-         '[{"timestamp":1,"open":"1","high":1,"low":1,"close":1,"volume":1}]'],
-    )  # fmt: skip
+        [
+            "",
+            "nonsense",
+            "[]",
+            "{}",
+            "[1]",
+            '[{"timestamp":1}]',
+            "null",
+            "[[1,2,3,4,5,6]]",
+            "[" * 5000,
+            '[{"timestamp":1,"open":-1,"high":1,"low":1,"close":1,"volume":1}]',
+            '[{"timestamp":1,"open":1,"high":1,"low":1,"close":1,"volume":%s}]' % ("9" * 400),
+            '[{"timestamp":1,"open":1e300,"high":1,"low":1,"close":1,"volume":1}]',
+            '[{"timestamp":1,"open":NaN,"high":1,"low":1,"close":1,"volume":1}]',
+            '[{"timestamp":1,"open":1e999,"high":1,"low":1,"close":1,"volume":1}]',
+            '[{"timestamp":1,"open":"1","high":1,"low":1,"close":1,"volume":1}]',
+        ],
+    )
     def test_bad_data_is_said_and_harms_no_other(
         self, cache: MarketCache, redis_server: RedisServer, value: str
     ) -> None:
@@ -107,11 +117,16 @@ class TestRead:
             cache.candles("AUSDT", "5m")
 
     @pytest.mark.parametrize(
-        "value", ["1", "{}", '{"price":true,"change24h":1,"volume":1,"timestamp":1}',
-                  '{"price":1,"change24h":"1","volume":1,"timestamp":1}',
-                  '{"price":0,"change24h":1,"volume":1,"timestamp":1}',
-                  '{"price":null,"change24h":1,"volume":1,"timestamp":1}'],
-    )  # fmt: skip
+        "value",
+        [
+            "1",
+            "{}",
+            '{"price":true,"change24h":1,"volume":1,"timestamp":1}',
+            '{"price":1,"change24h":"1","volume":1,"timestamp":1}',
+            '{"price":0,"change24h":1,"volume":1,"timestamp":1}',
+            '{"price":null,"change24h":1,"volume":1,"timestamp":1}',
+        ],
+    )
     def test_a_bad_price_is_none(
         self, cache: MarketCache, redis_server: RedisServer, value: str
     ) -> None:
@@ -220,14 +235,27 @@ class TestUpdates:
 
     @pytest.mark.parametrize(
         "payload",
-        ["", "nonsense", "{}", "[]", '{"symbols":1}', "[" * 5000, update([1, "AA"]),  # type: ignore[list-item]
-         update(["\ud800\ud800"]), update([["AA"]]), update(["AA"], timestamp=10**400) + "0",  # type: ignore[list-item]
-         '{"symbols":[],"failed":[],"timestamp":1e999,"duration_ms":1}'],
-    )  # fmt: skip
+        [
+            "",
+            "nonsense",
+            "{}",
+            "[]",
+            '{"symbols":1}',
+            "[" * 5000,
+            update([1, "AA"]),  # type: ignore[list-item]
+            update(["\ud800\ud800"]),
+            update([["AA"]]),
+            update(["AA"], timestamp=10**400) + "0",  # type: ignore[list-item]
+            '{"symbols":[],"failed":[],"timestamp":1e999,"duration_ms":1}',
+        ],
+    )
     def test_a_bad_publish_is_logged_and_passed_over(
-        self, cache: MarketCache, redis_server: RedisServer, payload: str,
+        self,
+        cache: MarketCache,
+        redis_server: RedisServer,
+        payload: str,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         updates = cache.updates("1h")
         next(updates)
         redis_server.client.publish("market:update:1h", payload)
@@ -245,9 +273,11 @@ class TestUpdates:
         assert heard.get(timeout=5).symbols == ["AA"]
 
     def test_a_restart_of_redis_yields_none_and_goes_on(
-        self, hear: Callable[..., Heard], redis_server: RedisServer,
+        self,
+        hear: Callable[..., Heard],
+        redis_server: RedisServer,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         caplog.set_level("INFO")
         heard = hear(lambda cache: cache.updates("1h"))
         assert heard.get(timeout=5) is None

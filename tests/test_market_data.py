@@ -65,26 +65,37 @@ class TestSettings:
             ("BINANCE_BASE_URL", "http://[::1", "loopback"),
             ("BINANCE_BASE_URL", "file:///etc/passwd", "loopback"),
             ("BINANCE_BASE_URL", "", "loopback"),
-            ("SYMBOLS", "", "BTCUSDT"), ("SYMBOLS", "BTC/USDT", "BTCUSDT"),
-            ("SYMBOLS", "BTCUSDT,BTCUSDT", "each once"), ("SYMBOLS", "BTCUSDT,", "BTCUSDT"),
+            ("SYMBOLS", "", "BTCUSDT"),
+            ("SYMBOLS", "BTC/USDT", "BTCUSDT"),
+            ("SYMBOLS", "BTCUSDT,BTCUSDT", "each once"),
+            ("SYMBOLS", "BTCUSDT,", "BTCUSDT"),
             ("SYMBOLS", "\xdfUSDT", "BTCUSDT"),
-            ("HEALTH_PORT", "http", "65535"), ("HEALTH_PORT", "65536", "65535"),
-            ("HEALTH_HOST", "a b", "host"), ("CANDLE_LIMIT", "5000", "1000"),
-            ("CANDLE_LIMIT", "9", "10"), ("CANDLE_LIMIT", "1e2", "whole"),
-            ("TIMEFRAMES", "7m:30:120", "15m"), ("TIMEFRAMES", "5m", "5m:30:120"),
-            ("TIMEFRAMES", "5m:120:120", "longer"), ("TIMEFRAMES", "5m:0:9", "longer"),
-            ("TIMEFRAMES", "5m:30:120,5m:40:120", "once"), ("TIMEFRAMES", "4h:300:600", "prices"),
+            ("HEALTH_PORT", "http", "65535"),
+            ("HEALTH_PORT", "65536", "65535"),
+            ("HEALTH_HOST", "a b", "host"),
+            ("CANDLE_LIMIT", "5000", "1000"),
+            ("CANDLE_LIMIT", "9", "10"),
+            ("CANDLE_LIMIT", "1e2", "whole"),
+            ("TIMEFRAMES", "7m:30:120", "15m"),
+            ("TIMEFRAMES", "5m", "5m:30:120"),
+            ("TIMEFRAMES", "5m:120:120", "longer"),
+            ("TIMEFRAMES", "5m:0:9", "longer"),
+            ("TIMEFRAMES", "5m:30:120,5m:40:120", "once"),
+            ("TIMEFRAMES", "4h:300:600", "prices"),
             ("REDIS_URL", "localhost", "redis://127.0.0.1:6379/0"),
             ("REDIS_URL", "redis://host:port/0", "redis://127.0.0.1:6379/0"),
             ("REDIS_URL", "redis://host/0?what=1", "redis://127.0.0.1:6379/0"),
-            ("MAX_WORKERS", "0", "64"), ("WEIGHT_LIMIT", "6000", "1200"),
+            ("MAX_WORKERS", "0", "64"),
+            ("WEIGHT_LIMIT", "6000", "1200"),
             ("WEIGHT_LIMIT", "109", "110 or more"),
             ("MESSAGE_LOG_KEY", "market:price:X", "market:"),
-            ("MESSAGE_LOG_MAXLEN", "1", "100"), ("LOG_LEVEL", "LOUD", "WARNING"),
-            ("REQUEST_TIMEOUT", "0", "0.1"), ("REQUEST_TIMEOUT", "nan", "0.1"),
+            ("MESSAGE_LOG_MAXLEN", "1", "100"),
+            ("LOG_LEVEL", "LOUD", "WARNING"),
+            ("REQUEST_TIMEOUT", "0", "0.1"),
+            ("REQUEST_TIMEOUT", "nan", "0.1"),
             ("REFRESH_OFFSET_MS", "-1", "10000"),
         ],
-    )  # fmt: skip
+    )
     def test_a_bad_value_is_named_with_what_is_accepted(
         self, name: str, value: str, hint: str
     ) -> None:
@@ -103,11 +114,17 @@ class TestSettings:
 
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("BINANCE_BASE_URL", "https://api.binance.us/"), ("BINANCE_BASE_URL", "http://[::1]:80"),
-         ("BINANCE_BASE_URL", "http://localhost:18080"), ("SYMBOLS", " btcusdt , ETHUSDT "),
-         ("REDIS_URL", "rediss://u:p@host:6380/1"), ("REDIS_URL", "unix:///run/redis.sock"),
-         ("TIMEFRAMES", "1m:10:60"), ("REQUEST_TIMEOUT", "2.5")],
-    )  # fmt: skip
+        [
+            ("BINANCE_BASE_URL", "https://api.binance.us/"),
+            ("BINANCE_BASE_URL", "http://[::1]:80"),
+            ("BINANCE_BASE_URL", "http://localhost:18080"),
+            ("SYMBOLS", " btcusdt , ETHUSDT "),
+            ("REDIS_URL", "rediss://u:p@host:6380/1"),
+            ("REDIS_URL", "unix:///run/redis.sock"),
+            ("TIMEFRAMES", "1m:10:60"),
+            ("REQUEST_TIMEOUT", "2.5"),
+        ],
+    )
     def test_good_values(self, name: str, value: str) -> None:
         assert Settings.from_env({name: value})
 
@@ -156,9 +173,12 @@ class TestJoin:
         numbers = ["0.00002400", "10000000000000000", "0.1", "3.0", "12345678.12500000"]
         text = as_held([[STEP, *numbers, *candle(1)[6:]], candle(2)]).json()
         assert [list(each) for each in json.loads(text)] == [
-            ["timestamp", "open", "high", "low", "close", "volume"]] * 2  # fmt: skip
+            ["timestamp", "open", "high", "low", "close", "volume"]
+        ] * 2
         assert [list(each.values()) for each in json.loads(text)] == [
-            [STEP, 2.4e-05, 1e16, 0.1, 3.0, 12345678.125], [2 * STEP, *[1.0] * 5]]  # fmt: skip
+            [STEP, 2.4e-05, 1e16, 0.1, 3.0, 12345678.125],
+            [2 * STEP, *[1.0] * 5],
+        ]
         assert b"0.00002400" in text
 
     @pytest.mark.parametrize("seed", range(50))
@@ -209,9 +229,12 @@ class TestUpdate:
     def test_of_all(self) -> None:
         both = Update.of_all([Update({"A", "B"}, set(), 1, 9), Update({"A"}, {"B"}, 2, 5)])
         assert json.loads(both.json(timeframes=["5m", "1h"])) == {
-            "timeframes": ["5m", "1h"], "symbols": ["A"], "failed": ["B"],
-            "timestamp": 2, "duration_ms": 9,
-        }  # fmt: skip
+            "timeframes": ["5m", "1h"],
+            "symbols": ["A"],
+            "failed": ["B"],
+            "timestamp": 2,
+            "duration_ms": 9,
+        }
 
 
 class MovedLoop(RefreshLoop):
@@ -286,8 +309,9 @@ class TestRefreshLoop:
         between = [b - a for a, b in pairwise(loop.fired_s)]
         assert max(between) < 30 + 2 * WAKE_S + 0.01
         assert sum(gap < 20 for gap in between[1:]) <= 2  # one early, and that which aligns again
-        assert loop.fired[-3:] == pytest.approx([loop.fired[-1] - 60, loop.fired[-1] - 30,
-                                                 loop.fired[-1]])  # fmt: skip
+        assert loop.fired[-3:] == pytest.approx(
+            [loop.fired[-1] - 60, loop.fired[-1] - 30, loop.fired[-1]]
+        )
         assert [fired % 30 for fired in loop.fired[-3:]] == pytest.approx([0.5] * 3)
 
     def test_an_error_is_logged_with_its_place_and_ends_nothing(
@@ -303,8 +327,7 @@ class TestRefreshLoop:
         loop.function = broken
         loop.run()
         assert len(loop.fired) == 2
-        assert re.search(r"event=bug .*oops.* where=test_market_data.py:\d+",
-                         caplog.messages[0])  # fmt: skip
+        assert re.search(r"event=bug .*oops.* where=test_market_data.py:\d+", caplog.messages[0])
 
     def test_cancel_wakes_a_real_loop_at_once(self) -> None:
         turned = threading.Event()
@@ -334,9 +357,13 @@ def make(exchange: Exchange, fake: redis.Redis) -> Iterator[Callable[..., Market
     made: list[MarketData] = []
 
     def make(client: redis.Redis = fake, **environ: str) -> MarketData:
-        defaults = {"BINANCE_BASE_URL": exchange.url, "SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT",
-                    "CANDLE_LIMIT": "50", "REQUEST_TIMEOUT": "1",
-                    "TIMEFRAMES": "5m:5:20,1h:7:30"}  # fmt: skip
+        defaults = {
+            "BINANCE_BASE_URL": exchange.url,
+            "SYMBOLS": "BTCUSDT,ETHUSDT,SOLUSDT",
+            "CANDLE_LIMIT": "50",
+            "REQUEST_TIMEOUT": "1",
+            "TIMEFRAMES": "5m:5:20,1h:7:30",
+        }
         made.append(MarketData(Settings.from_env(defaults | environ), client))
         return made[-1]
 
@@ -382,7 +409,10 @@ class TestWhoGoesFirst:
         turn(service, "1h")
         assert 1.5 < time.monotonic() - started < 4
         assert set(service.health()[1]["timeframes"]["1h"]["failing"]) == {
-            "BTCUSDT", "ETHUSDT", "SOLUSDT"}  # fmt: skip
+            "BTCUSDT",
+            "ETHUSDT",
+            "SOLUSDT",
+        }
 
     def test_it_does_not_wait_when_the_program_ends(
         self, make: Callable[..., MarketData], exchange: Exchange
@@ -445,7 +475,8 @@ class TestRefresh:
             assert [c["timestamp"] for c in got] == [row[0] for row in truth]
             # The last may have moved since; all others are the exchange's own.
             assert [list(c.values())[1:] for c in got[:-1]] == [
-                [float(text) for text in row[1:6]] for row in truth[:-1]]  # fmt: skip
+                [float(text) for text in row[1:6]] for row in truth[:-1]
+            ]
             assert 15_000 < fake.pttl(f"market:ohlcv:{symbol}:5m") <= 20_000
             price = json.loads(fake.get(f"market:price:{symbol}"))
             assert list(price) == ["price", "change24h", "volume", "timestamp"]
@@ -523,9 +554,12 @@ class TestRefresh:
         assert 10 <= len(candles(fake, "SUIUSDT")) <= 11
 
     def test_an_unknown_symbol_harms_no_other_and_mends_when_it_is_listed(
-        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
+        self,
+        make: Callable[..., MarketData],
+        exchange: Exchange,
+        fake: Any,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         caplog.set_level(logging.INFO, "market_data")
         service = make(SYMBOLS="BTCUSDT,FOOUSDT,ETHUSDT")
         for _ in range(3):
@@ -541,9 +575,12 @@ class TestRefresh:
         assert service.health()[1]["unknown_symbols"] == []
 
     def test_a_bug_with_one_symbol_harms_no_other(
-        self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch,
+        self,
+        make: Callable[..., MarketData],
+        fake: Any,
+        monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         service = make()
         klines = service._binance.klines
 
@@ -605,9 +642,15 @@ class TestFaults:
         ("kind", "detail", "reason"), FAULTS, ids=[f"{k}-{r.split()[-1]}" for k, _, r in FAULTS]
     )
     def test_a_fault_of_one_symbol_leaves_its_candles_and_harms_no_other(
-        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
-        caplog: pytest.LogCaptureFixture, kind: str, detail: dict[str, Any], reason: str,
-    ) -> None:  # fmt: skip
+        self,
+        make: Callable[..., MarketData],
+        exchange: Exchange,
+        fake: Any,
+        caplog: pytest.LogCaptureFixture,
+        kind: str,
+        detail: dict[str, Any],
+        reason: str,
+    ) -> None:
         caplog.set_level(logging.INFO, "market_data")
         service = make()
         turn(service)
@@ -671,9 +714,12 @@ class TestFaults:
         assert peak_bytes > 5e6 and held_bytes < 1e6
 
     def test_words_of_the_exchange_reach_no_log_unescaped(
-        self, make: Callable[..., MarketData], exchange: Exchange, fake: Any,
+        self,
+        make: Callable[..., MarketData],
+        exchange: Exchange,
+        fake: Any,
         caplog: pytest.LogCaptureFixture,
-    ) -> None:  # fmt: skip
+    ) -> None:
         exchange.fault("status", status=400, msg="\ud800 \x1b[31m\nevil", symbol="ETHUSDT")
         service = make()
         turn(service)
@@ -883,8 +929,10 @@ class TestRedisAway:
         fake.flushall()
         time.sleep(1.2)  # real time passes: the keys may not gain it
         service.keep()
-        assert data_keys(fake) and {
-            key: pytest.approx(fake.pexpiretime(key), abs=50) for key in expires} == expires
+        assert (
+            data_keys(fake)
+            and {key: pytest.approx(fake.pexpiretime(key), abs=50) for key in expires} == expires
+        )
 
     def test_data_ages_while_the_machine_is_suspended(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
@@ -903,9 +951,12 @@ class TestRedisAway:
 
     @pytest.mark.parametrize("step_s", [-3600.0, -0.3, 0.3, 3600.0])
     def test_a_wall_clock_that_steps_lengthens_no_life_and_shortens_none(
-        self, make: Callable[..., MarketData], fake: Any, step_s: float,
+        self,
+        make: Callable[..., MarketData],
+        fake: Any,
+        step_s: float,
         monkeypatch: pytest.MonkeyPatch,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Redis expires by the wall clock, too, so what it was told before is wrong by the step."""
         service = make()
         turn(service)

@@ -160,13 +160,21 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         "payload",
-        ["", "nonsense", "[]", "{}", "1", '{"symbol":"AUSDT"}',
-         json.dumps(Signal("AUSDT", "1h", "sideways", 1.0, 1, 0, 1)._asdict()),
-         json.dumps(Signal("A:*", "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict()),
-         json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, "now")._asdict()),  # type: ignore[arg-type]
-         json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, 10**400)._asdict()), "[" * 5000,
-         json.dumps(Signal(7, "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict())],  # type: ignore[arg-type]
-    )  # fmt: skip
+        [
+            "",
+            "nonsense",
+            "[]",
+            "{}",
+            "1",
+            '{"symbol":"AUSDT"}',
+            json.dumps(Signal("AUSDT", "1h", "sideways", 1.0, 1, 0, 1)._asdict()),
+            json.dumps(Signal("A:*", "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict()),
+            json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, "now")._asdict()),  # type: ignore[arg-type]
+            json.dumps(Signal("AUSDT", "1h", "ribbon_up", 1.0, 1, 0, 10**400)._asdict()),
+            "[" * 5000,
+            json.dumps(Signal(7, "1h", "ribbon_up", 1.0, 1, 0, 1)._asdict()),
+        ],  # type: ignore[arg-type]
+    )
     def test_what_is_no_signal_is_passed_over(
         self, trader: PaperTrader, client: Any, payload: str, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -258,10 +266,19 @@ class TestBook:
         assert client.hgetall(POSITIONS_KEY) == {"a": "b"}
 
     @pytest.mark.parametrize(
-        "text", ["[" * 5000, '{"positions":{},"profit":null}', '{"positions":{},"trades":"1"}',
-                 "nonsense", "[]", "{}", '{"positions":[]}', '{"positions":{"A":{}}}',
-                 '{"positions":{},"gain":1}'],
-    )  # fmt: skip
+        "text",
+        [
+            "[" * 5000,
+            '{"positions":{},"profit":null}',
+            '{"positions":{},"trades":"1"}',
+            "nonsense",
+            "[]",
+            "{}",
+            '{"positions":[]}',
+            '{"positions":{"A":{}}}',
+            '{"positions":{},"gain":1}',
+        ],
+    )
     def test_something_else_in_its_place_ends_it_and_is_kept(self, client: Any, text: str) -> None:
         client.set(POSITIONS_KEY, text)
         with pytest.raises(Failure, match=r"redis-cli rename paper:positions"):

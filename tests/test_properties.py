@@ -131,7 +131,7 @@ class Exchange:
         inner = 0 < answer.hole < len(candles) - 1
         if inner and self.market.is_in_time(candles[answer.hole]):
             del candles[answer.hole]
-        return written(candles[-answer.short:])
+        return written(candles[-answer.short :])
 
 
 def rarely(strategy: st.SearchStrategy[Any], usually: Any) -> st.SearchStrategy[Any]:
@@ -150,10 +150,13 @@ def markets() -> st.SearchStrategy[Market]:
 
 
 answers = st.builds(
-    Answer, takes_s=rarely(st.integers(0, 24), 0), late_s=rarely(st.integers(0, 400), 0),
-    short=rarely(st.integers(1, 4), 0), hole=rarely(st.integers(1, 4), 0),
+    Answer,
+    takes_s=rarely(st.integers(0, 24), 0),
+    late_s=rarely(st.integers(0, 400), 0),
+    short=rarely(st.integers(1, 4), 0),
+    hole=rarely(st.integers(1, 4), 0),
     fails=rarely(st.booleans(), False),
-)  # fmt: skip
+)
 pauses = st.one_of(st.integers(0, 40), st.integers(0, 700), st.just(3700))
 
 
@@ -161,9 +164,12 @@ class TestMerging:
     # The second read begins in one candle and is answered in the next, after the first read's
     # last but one was revised.
     @example(
-        market=Market(60, [[0, 61]]), age_s=37, limit=10, ahead_s=0,
+        market=Market(60, [[0, 61]]),
+        age_s=37,
+        limit=10,
+        ahead_s=0,
         reads=[(23, []), (156, [Answer(takes_s=24)])],
-    )  # fmt: skip
+    )
     @given(
         market=markets(),
         age_s=st.integers(0, 6000),
@@ -172,9 +178,13 @@ class TestMerging:
         reads=st.lists(st.tuples(pauses, st.lists(answers, max_size=2)), min_size=2, max_size=25),
     )
     def test_a_series_read_in_parts_is_what_a_whole_read_would_have_brought(
-        self, market: Market, age_s: int, limit: int, ahead_s: int,
+        self,
+        market: Market,
+        age_s: int,
+        limit: int,
+        ahead_s: int,
         reads: list[tuple[int, list[Answer]]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """However late, short or failed the answers are: after each that was taken, the series
         is the whole truth of the moment that the answer shows."""
         exchange = Exchange(market, FIRST * market.step_s + age_s, limit)
@@ -334,9 +344,13 @@ class TestLimiter:
         schedule=st.lists(st.tuples(soon, events), min_size=3, max_size=40),
     )
     def test_no_schedule_of_callers_gets_more_than_the_budget_or_anything_during_a_hold(
-        self, own: int, others: int, requests: int, travel_s: float,
+        self,
+        own: int,
+        others: int,
+        requests: int,
+        travel_s: float,
         schedule: list[tuple[float, Ask | Hold | Report]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         Callers(own, own + others, requests, travel_s).run(schedule)
 
     @given(
@@ -366,16 +380,66 @@ class TestLimiter:
 NOW = 1_800_000_000_000  # a multiple of 5 minutes
 STEP = TIMEFRAME_MS["5m"]
 SYMBOLS = ["BTCUSDT", "ETHUSDT"]
-FIELDS = {0, 1, 2, 3, 4, 5, "lastPrice", "volume", "priceChangePercent", "closeTime", "symbol",
-          "status", "serverTime", "code"}  # what the client looks at
-ODD_TEXTS = ["", "-", ".", "NaN", "Infinity", "-1", "0", "0.0", "1e5", "1_0", "0x1", "1,0", "1.2.3",
-             "\ud800", "\0", "9" * 400, "0." + "0" * 400 + "1", *SYMBOLS]  # fmt: skip
-ODD_TIMES = [NOW + STEP, NOW + 10_000, NOW + 10_001, NOW - STEP, NOW - 1, 0, -STEP, True,
-             float(NOW), 10**400, math.nan, math.inf]  # fmt: skip
+FIELDS = {
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    "lastPrice",
+    "volume",
+    "priceChangePercent",
+    "closeTime",
+    "symbol",
+    "status",
+    "serverTime",
+    "code",
+}  # what the client looks at
+ODD_TEXTS = [
+    "",
+    "-",
+    ".",
+    "NaN",
+    "Infinity",
+    "-1",
+    "0",
+    "0.0",
+    "1e5",
+    "1_0",
+    "0x1",
+    "1,0",
+    "1.2.3",
+    "\ud800",
+    "\0",
+    "9" * 400,
+    "0." + "0" * 400 + "1",
+    *SYMBOLS,
+]
+ODD_TIMES = [
+    NOW + STEP,
+    NOW + 10_000,
+    NOW + 10_001,
+    NOW - STEP,
+    NOW - 1,
+    0,
+    -STEP,
+    True,
+    float(NOW),
+    10**400,
+    math.nan,
+    math.inf,
+]
 SPELLINGS: list[Callable[[str], str]] = [
-    "+{}".format, "-{}".format, " {}".format, "{}\n".format, "{}e0".format, "{}_0".format,
-    "{}\u0661".format, "{}\uff11".format,
-]  # fmt: skip
+    "+{}".format,
+    "-{}".format,
+    " {}".format,
+    "{}\n".format,
+    "{}e0".format,
+    "{}_0".format,
+    "{}\u0661".format,
+    "{}\uff11".format,
+]
 odd: st.SearchStrategy[Any] = st.sampled_from([*ODD_TEXTS, *ODD_TIMES, None, [], {}, [[]]])
 scalars = st.one_of(odd, st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5))
 json_values = st.recursive(
@@ -406,18 +470,25 @@ def good_klines(draw: st.DrawFn) -> list[list[Any]]:
 def good_tickers(draw: st.DrawFn) -> list[dict[str, Any]]:
     number = st.integers(1, 10**9).map(lambda n: f"{n // 100}.{n % 100:02}")
     return [
-        {"symbol": symbol, "lastPrice": draw(number), "volume": draw(number),
-         "priceChangePercent": draw(st.sampled_from(["", "-"])) + draw(number),
-         "closeTime": NOW - draw(st.integers(0, 10**6))}
+        {
+            "symbol": symbol,
+            "lastPrice": draw(number),
+            "volume": draw(number),
+            "priceChangePercent": draw(st.sampled_from(["", "-"])) + draw(number),
+            "closeTime": NOW - draw(st.integers(0, 10**6)),
+        }
         for symbol in SYMBOLS
-    ]  # fmt: skip
+    ]
 
 
 def good_listing() -> st.SearchStrategy[dict[str, Any]]:
     status = st.sampled_from(["TRADING", "BREAK", "HALT"])
-    entries = st.tuples(*(
-        st.fixed_dictionaries({"symbol": st.just(symbol), "status": status}) for symbol in SYMBOLS
-    ))  # fmt: skip
+    entries = st.tuples(
+        *(
+            st.fixed_dictionaries({"symbol": st.just(symbol), "status": status})
+            for symbol in SYMBOLS
+        )
+    )
     return entries.map(lambda entries: {"timezone": "UTC", "symbols": list(entries)})
 
 
@@ -454,9 +525,10 @@ def damaged(draw: st.DrawFn, good: st.SearchStrategy[Any]) -> Any:
             container[key] = copy.deepcopy(draw(odd_instead_of(container[key])))
             continue
         rows = [
-            at for at in anywhere
+            at
+            for at in anywhere
             if at not in leaves and at[0] is not root and isinstance(at[0], list)
-        ]  # fmt: skip
+        ]
         container, key = draw(st.sampled_from(rows if what == "repeat" and rows else anywhere))
         if what == "lose" and container is not root:
             del container[key]
@@ -507,10 +579,14 @@ def assert_promised_tickers(found: dict[str, Ticker | BadResponse], rows: Any) -
         assert ticker.price > 0 and ticker.volume >= 0
         assert type(ticker.timestamp) is int and 0 < ticker.timestamp <= NOW + 10_000
         origin = [
-            row for row in rows if isinstance(row, dict) and row.get("symbol") == symbol
-            and is_plain(row.get("lastPrice")) and is_plain(row.get("volume"), "-")
+            row
+            for row in rows
+            if isinstance(row, dict)
+            and row.get("symbol") == symbol
+            and is_plain(row.get("lastPrice"))
+            and is_plain(row.get("volume"), "-")
             and is_plain(row.get("priceChangePercent"), "-")
-        ]  # fmt: skip
+        ]
         names = ("lastPrice", "priceChangePercent", "volume")
         assert [*ticker[:4], json.loads(ticker.row)] in [
             [*(float(row[name]) for name in names), row.get("closeTime"), row] for row in origin
@@ -576,7 +652,6 @@ class TestParsers:
         else:
             assert_promised_tickers(found, rows)
 
-
     @pytest.mark.parametrize("value", [*ODD_TEXTS, *ODD_TIMES, None], ids=lambda v: repr(v)[:12])
     def test_each_field_with_each_odd_value(self, value: Any) -> None:
         for field in range(12):
@@ -605,10 +680,11 @@ DEPTHS = [1, 100, 900, 950, *range(970, 1000, 5), 1200, 100_000]
 nested = st.sampled_from(DEPTHS).map(lambda depth: "[" * depth + "]" * depth)
 complaint = st.fixed_dictionaries({"code": st.just(-1121), "msg": st.text(max_size=5)})
 WHERE: dict[str, tuple[str, Callable[[], st.SearchStrategy[Any]]]] = {
-    "klines": ("klines", good_klines), "tickers": ("ticker/24hr", good_tickers),
+    "klines": ("klines", good_klines),
+    "tickers": ("ticker/24hr", good_tickers),
     "exchange_info": ("exchangeInfo", good_listing),
     "server_time": ("time", lambda: st.fixed_dictionaries({"serverTime": st.integers(NOW)})),
-}  # fmt: skip
+}
 
 
 def bodies(good: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
@@ -617,20 +693,37 @@ def bodies(good: st.SearchStrategy[Any]) -> st.SearchStrategy[bytes]:
         text.map(str.encode),
         damaged(good).map(json.dumps).map(str.encode),
         st.tuples(text, st.integers(0, 400)).map(lambda cut: cut[0][: cut[1]].encode()),
-        st.tuples(nested, st.sampled_from(["%s", "[%s]", '{"symbols":%s}', '{"serverTime":%s}',
-                  '[{"symbol":"BTCUSDT","lastPrice":%s}]', '[{"symbol":%s}]',
-                  '{"symbols":[{"symbol":%s,"status":"TRADING"}]}', '{"code":%s,"msg":"no"}',
-                  '{"code":1,"msg":%s}', f"[[{NOW},%s{',1' * 10}]]"]))
-        .map(lambda deep: (deep[1] % deep[0]).encode()),
+        st.tuples(
+            nested,
+            st.sampled_from(
+                [
+                    "%s",
+                    "[%s]",
+                    '{"symbols":%s}',
+                    '{"serverTime":%s}',
+                    '[{"symbol":"BTCUSDT","lastPrice":%s}]',
+                    '[{"symbol":%s}]',
+                    '{"symbols":[{"symbol":%s,"status":"TRADING"}]}',
+                    '{"code":%s,"msg":"no"}',
+                    '{"code":1,"msg":%s}',
+                    f"[[{NOW},%s{',1' * 10}]]",
+                ]
+            ),
+        ).map(lambda deep: (deep[1] % deep[0]).encode()),
         st.binary(max_size=50),
-    )  # fmt: skip
+    )
 
 
-headers = st.fixed_dictionaries({}, optional={
-    name: st.one_of(st.sampled_from(["1", "0", "-5", "9" * 12, "9" * 5000, "1.5", "soon", "\xb2"]),
-                    st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=5))
-    for name in ("Retry-After", "X-MBX-USED-WEIGHT-1M")
-})  # fmt: skip
+headers = st.fixed_dictionaries(
+    {},
+    optional={
+        name: st.one_of(
+            st.sampled_from(["1", "0", "-5", "9" * 12, "9" * 5000, "1.5", "soon", "\xb2"]),
+            st.text(st.characters(codec="ascii", exclude_categories=["C"]), max_size=5),
+        )
+        for name in ("Retry-After", "X-MBX-USED-WEIGHT-1M")
+    },
+)
 failures = st.sampled_from([201, 204, 301, 302, 400, 403, 404, 418, 429, 451, 500, 503])
 
 
@@ -643,9 +736,11 @@ class TestClient:
         path, good = WHERE[method]
         body, clock = data.draw(bodies(good())), Clock()
         client = BinanceClient(
-            "http://127.0.0.1", RateLimiter(clock=clock, wait=clock.wait), wait=lambda _: False,
+            "http://127.0.0.1",
+            RateLimiter(clock=clock, wait=clock.wait),
+            wait=lambda _: False,
             wall_clock=lambda: NOW / 1000,
-        )  # fmt: skip
+        )
         asked: dict[str, tuple[Any, ...]] = {"klines": ("BTCUSDT", "5m", 5), "server_time": ()}
         with responses.RequestsMock(assert_all_requests_are_fired=False) as server:
             server.get(f"http://127.0.0.1/api/v3/{path}", body, status=status, headers=headers)
@@ -682,14 +777,22 @@ class TestReadLog:
     client: redis.Redis = fakeredis.FakeRedis(decode_responses=True)
 
     @given(
-        added=st.lists(entries, max_size=25), lost=st.sets(st.integers(0, 24), max_size=3),
-        limit=st.one_of(st.integers(0, 4), st.integers(0, 30)), page=st.integers(1, 8),
-        type_=types, source=sources,
-    )  # fmt: skip
+        added=st.lists(entries, max_size=25),
+        lost=st.sets(st.integers(0, 24), max_size=3),
+        limit=st.one_of(st.integers(0, 4), st.integers(0, 30)),
+        page=st.integers(1, 8),
+        type_=types,
+        source=sources,
+    )
     def test_it_finds_what_a_plain_filter_finds(
-        self, added: list[list[tuple[str, str]]], lost: set[int], limit: int, page: int,
-        type_: str | None, source: str | None,
-    ) -> None:  # fmt: skip
+        self,
+        added: list[list[tuple[str, str]]],
+        lost: set[int],
+        limit: int,
+        page: int,
+        type_: str | None,
+        source: str | None,
+    ) -> None:
         """Also where others add entries with fields in any order, missing or twice, or delete."""
         self.client.delete(DEFAULT_KEY)
         pipeline: Any = self.client.pipeline()

@@ -36,10 +36,21 @@ def loading(server: RedisServer, folder: Path) -> Iterator[None]:
     client.save()
     server.kill()
     server.process = subprocess.Popen(
-        [redis_executable(), "--port", str(server.port), "--bind", "127.0.0.1", "--save", "",
-         "--dir", str(folder), "--key-load-delay", "2500"],
+        [
+            redis_executable(),
+            "--port",
+            str(server.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--dir",
+            str(folder),
+            "--key-load-delay",
+            "2500",
+        ],
         stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
 
     def loads() -> bool:
         try:
@@ -131,13 +142,22 @@ def no_permission(server: RedisServer, _: Path) -> Iterator[None]:
     ],
 )
 def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
-    redis_server: RedisServer, exchange: Exchange, tmp_path: Path,
-    caplog: pytest.LogCaptureFixture, refusal: Refusal, said: str, user: str,
-) -> None:  # fmt: skip
+    redis_server: RedisServer,
+    exchange: Exchange,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    refusal: Refusal,
+    said: str,
+    user: str,
+) -> None:
     caplog.set_level(logging.INFO, "market_data")
     acl(redis_server.client, "allkeys", "+@all", "allchannels", ">secret")
-    environ = {"TIMEFRAMES": "5m:5:60,1h:7:60", "SYMBOLS": "BTCUSDT,ETHUSDT",
-               "BINANCE_BASE_URL": exchange.url, "REQUEST_TIMEOUT": "1"}  # fmt: skip
+    environ = {
+        "TIMEFRAMES": "5m:5:60,1h:7:60",
+        "SYMBOLS": "BTCUSDT,ETHUSDT",
+        "BINANCE_BASE_URL": exchange.url,
+        "REQUEST_TIMEOUT": "1",
+    }
     url = redis_server.url.replace("//", f"//{user}@" if user else "//")
     service = MarketData(Settings.from_env(environ), connect(url))
 

@@ -23,9 +23,17 @@ from tests.conftest import ROOT, RedisServer
 class TestScore:
     @pytest.mark.parametrize(
         ("rsi", "distance_pct", "place", "expected"),
-        [(50, 0, 0.5, 0), (30, -3, 0, 100), (70, 3, 1, -100), (0, -50, -1, 100),
-         (100, 50, 2, -100), (40, 0, 0.5, 17), (50, -1.5, 0.5, 17), (50, 0, 0.25, 17)],
-    )  # fmt: skip
+        [
+            (50, 0, 0.5, 0),
+            (30, -3, 0, 100),
+            (70, 3, 1, -100),
+            (0, -50, -1, 100),
+            (100, 50, 2, -100),
+            (40, 0, 0.5, 17),
+            (50, -1.5, 0.5, 17),
+            (50, 0, 0.25, 17),
+        ],
+    )
     def test_the_mean_of_three_bounded_parts(
         self, rsi: float, distance_pct: float, place: float, expected: int
     ) -> None:
@@ -50,10 +58,16 @@ class TestScan:
 
     @pytest.mark.parametrize(
         "candles",
-        [walk(1), walk(10), from_closes([5.0] * 300), from_closes([5.0] * 300, volume=0.0),
-         from_closes([5.0] * 299 + [5e6]), from_closes([5.0] * 299 + [5e-6])],
+        [
+            walk(1),
+            walk(10),
+            from_closes([5.0] * 300),
+            from_closes([5.0] * 300, volume=0.0),
+            from_closes([5.0] * 299 + [5e6]),
+            from_closes([5.0] * 299 + [5e-6]),
+        ],
         ids=["1", "10", "flat", "dead", "spike", "crash"],
-    )  # fmt: skip
+    )
     def test_what_cannot_be_computed_is_null_with_the_reason(self, candles: Any) -> None:
         row = scan(candles)
         json.dumps(row, allow_nan=False)
@@ -108,10 +122,13 @@ class TestCommand:
     @staticmethod
     def once(redis_server: RedisServer) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "consumers.scanner", "--once"], cwd=ROOT, text=True,
-            capture_output=True, timeout=30,
+            [sys.executable, "-m", "consumers.scanner", "--once"],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            timeout=30,
             env={"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url},
-        )  # fmt: skip
+        )
 
     def test_once_prints_the_highest_first(self, redis_server: RedisServer) -> None:
         put_candles(redis_server.client, "UPUSDT", "1h", from_closes(100 + n for n in range(60)))

@@ -34,9 +34,11 @@ TTL_S = {"5m": 120, "1h": 300, "4h": 600}
 def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "market_data.py"), *arguments],
-        capture_output=True, text=True, timeout=30,
+        capture_output=True,
+        text=True,
+        timeout=30,
         env={"PATH": os.environ["PATH"], "HEALTH_PORT": str(free_port()), **environ},
-    )  # fmt: skip
+    )
 
 
 def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
@@ -124,8 +126,21 @@ class TestFill:
         assert 8 <= commands["EVAL"] <= 13  # and renewed each second, or a little more rarely
         assert commands["SET"] == 10 * (refreshes + with_prices)
         assert commands["SET"] + commands["PUBLISH"] == commands["XADD"]
-        assert set(commands) <= {"MULTI", "EXEC", "SET", "XADD", "PUBLISH", "EXISTS", "XLEN",
-                                 "WATCH", "GET", "EVAL", "HELLO", "CLIENT", "MONITOR"}  # fmt: skip
+        assert set(commands) <= {
+            "MULTI",
+            "EXEC",
+            "SET",
+            "XADD",
+            "PUBLISH",
+            "EXISTS",
+            "XLEN",
+            "WATCH",
+            "GET",
+            "EVAL",
+            "HELLO",
+            "CLIENT",
+            "MONITOR",
+        }
         requests = [request for request in exchange.requests if began < request.at < end]
         assert {request.weight for request in requests} == {1}
         limits = Counter(request.limit for request in requests if "klines" in request.path)
@@ -153,8 +168,9 @@ class TestFreshness:
             for symbol in update["symbols"]:
                 candles = json.loads(str(redis_server.client.get(f"market:ohlcv:{symbol}:1m")))
                 closed = [c for c in candles if c["timestamp"] == (boundary - 60) * 1000]
-                [truth] = [r for r in exchange.klines(symbol, "1m", 3)
-                           if r[0] == (boundary - 60) * 1000]  # fmt: skip
+                [truth] = [
+                    r for r in exchange.klines(symbol, "1m", 3) if r[0] == (boundary - 60) * 1000
+                ]
                 assert list(closed[0].values())[1:] == [float(text) for text in truth[1:6]]
 
 
@@ -236,9 +252,13 @@ class TestRedisGone:
 class TestLimits:
     @pytest.mark.parametrize(("kind", "status"), [("hold", 429), ("ban", 418)])
     def test_not_one_request_while_held(
-        self, start_service: Start, redis_server: RedisServer, exchange: Exchange,
-        kind: str, status: int,
-    ) -> None:  # fmt: skip
+        self,
+        start_service: Start,
+        redis_server: RedisServer,
+        exchange: Exchange,
+        kind: str,
+        status: int,
+    ) -> None:
         service = start_service(TIMEFRAMES="5m:10:30,1h:12:40,4h:14:50", SYMBOLS=SYMBOLS)
         service.wait_for("ok")
         exchange.fault(kind, seconds=7)
@@ -321,16 +341,25 @@ class TestOutput:
     def test_a_log_that_nobody_can_read_ends_nothing(
         self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path, to: str
     ) -> None:
-        environ = {"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url, "HEALTH_PORT": "0",
-                   "BINANCE_BASE_URL": exchange.url, **FAST}  # fmt: skip
+        environ = {
+            "PATH": os.environ["PATH"],
+            "REDIS_URL": redis_server.url,
+            "HEALTH_PORT": "0",
+            "BINANCE_BASE_URL": exchange.url,
+            **FAST,
+        }
         errors = tmp_path / "errors"
         start = f"{sys.executable} {ROOT / 'market_data.py'} & echo $! >&3; wait"
         with errors.open("w") as file:
             shell = subprocess.Popen(
                 f"exec 3>&2; {{ {start}; }} {to}",
-                shell=True, executable="/bin/bash", stderr=file, env=environ, cwd=tmp_path,
+                shell=True,
+                executable="/bin/bash",
+                stderr=file,
+                env=environ,
+                cwd=tmp_path,
                 stdout=subprocess.DEVNULL,
-            )  # fmt: skip
+            )
         until(lambda: len(keys(redis_server.client)) == 40, 20, what="the fill")
         time.sleep(5)  # a refresh or two more
         service = psutil.Process(int(errors.read_text().split()[0]))
@@ -384,11 +413,20 @@ market_data.main([])
             listener.bind(str(tmp_path / "notify"))
             listener.settimeout(10)
             process = subprocess.Popen(
-                [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-                env={"PATH": os.environ["PATH"], "REDIS_URL": redis_server.url, "HEALTH_PORT": "0",
-                     "BINANCE_BASE_URL": exchange.url, "TIMEFRAMES": "5m:5:10,1h:5:10",
-                     "SYMBOLS": SYMBOLS, "NOTIFY_SOCKET": str(tmp_path / "notify")},
-            )  # fmt: skip
+                [sys.executable, "-c", script],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "REDIS_URL": redis_server.url,
+                    "HEALTH_PORT": "0",
+                    "BINANCE_BASE_URL": exchange.url,
+                    "TIMEFRAMES": "5m:5:10,1h:5:10",
+                    "SYMBOLS": SYMBOLS,
+                    "NOTIFY_SOCKET": str(tmp_path / "notify"),
+                },
+            )
             try:
                 said = ""
                 while "WATCHDOG=1" not in said:
@@ -406,9 +444,12 @@ market_data.main([])
         log = tmp_path / "journal"
         with log.open("w") as file:
             stat = os.fstat(file.fileno())
-            environ = {"JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}", "HEALTH_PORT": "0",
-                       "BINANCE_BASE_URL": "http://127.0.0.1:1",
-                       "REDIS_URL": "redis://127.0.0.1:1/0"}  # fmt: skip
+            environ = {
+                "JOURNAL_STREAM": f"{stat.st_dev}:{stat.st_ino}",
+                "HEALTH_PORT": "0",
+                "BINANCE_BASE_URL": "http://127.0.0.1:1",
+                "REDIS_URL": "redis://127.0.0.1:1/0",
+            }
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "market_data.py")], stdout=file, env=environ
             )
@@ -423,10 +464,15 @@ market_data.main([])
 class TestCommandLine:
     @pytest.mark.parametrize(
         ("name", "value"),
-        [("BINANCE_BASE_URL", "https://api.binance.com"), ("SYMBOLS", ""),
-         ("HEALTH_PORT", "http"), ("CANDLE_LIMIT", "5000"), ("TIMEFRAMES", "7m:30:120"),
-         ("REDIS_URL", "localhost")],
-    )  # fmt: skip
+        [
+            ("BINANCE_BASE_URL", "https://api.binance.com"),
+            ("SYMBOLS", ""),
+            ("HEALTH_PORT", "http"),
+            ("CANDLE_LIMIT", "5000"),
+            ("TIMEFRAMES", "7m:30:120"),
+            ("REDIS_URL", "localhost"),
+        ],
+    )
     def test_a_bad_setting_is_exit_2_and_one_line(self, name: str, value: str) -> None:
         done = run(**{name: value})
         assert done.returncode == 2 and done.stdout == ""
@@ -484,9 +530,7 @@ class TestCommandLine:
 
 
 class TestEmbeddedRedis:
-    def test_starts_says_so_and_leaves_nothing(
-        self, start_service: Start, tmp_path: Path
-    ) -> None:
+    def test_starts_says_so_and_leaves_nothing(self, start_service: Start, tmp_path: Path) -> None:
         port = free_port()
         url = f"redis://:s3cret@127.0.0.1:{port}/0"
         service = start_service("--embedded-redis", REDIS_URL=url, TMPDIR=str(tmp_path))

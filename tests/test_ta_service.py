@@ -43,9 +43,12 @@ class TestStates:
 
     @pytest.mark.parametrize(
         ("candles", "missing"),
-        [(walk(1), {"ribbon", "squeeze", "stoch_rsi"}), (walk(40), {"ribbon"}),
-         (from_closes([5.0] * 100), {"squeeze", "stoch_rsi"})],
-    )  # fmt: skip
+        [
+            (walk(1), {"ribbon", "squeeze", "stoch_rsi"}),
+            (walk(40), {"ribbon"}),
+            (from_closes([5.0] * 100), {"squeeze", "stoch_rsi"}),
+        ],
+    )
     def test_what_cannot_be_computed_is_none(
         self, candles: list[Candle], missing: set[str]
     ) -> None:
@@ -59,8 +62,12 @@ class TestStates:
         mixed = {"timestamp": 2, "ribbon": {"state": "mixed"}, "squeeze": None, "stoch_rsi": None}
         assert state_after(before, mixed) == State(2, "up", "on", "low")
         assert state_after(None, mixed) == State(2, None, None, None)
-        down = {"timestamp": 3, "ribbon": {"state": "down"}, "squeeze": {"on": False},
-                "stoch_rsi": {"zone": "middle"}}  # fmt: skip
+        down = {
+            "timestamp": 3,
+            "ribbon": {"state": "down"},
+            "squeeze": {"on": False},
+            "stoch_rsi": {"zone": "middle"},
+        }
         assert state_after(before, down) == State(3, "down", "off", "middle")
 
     @pytest.mark.parametrize(
@@ -78,10 +85,14 @@ class TestStates:
             (("up", "on", "low"), ("up", "on", "high"), 1, ["stoch_rsi_up"]),
             (("up", "on", "high"), ("up", "on", "middle"), 1, ["stoch_rsi_down"]),
             (("up", "on", "middle"), ("up", "on", "low"), 1, []),
-            (("up", "on", "low"), ("down", "off", "high"), -1,
-             ["ribbon_down", "squeeze_down", "stoch_rsi_up"]),
+            (
+                ("up", "on", "low"),
+                ("down", "off", "high"),
+                -1,
+                ["ribbon_down", "squeeze_down", "stoch_rsi_up"],
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_changes(
         self, before: tuple[Any, ...], after: tuple[Any, ...], momentum: float, names: list[str]
     ) -> None:
@@ -218,10 +229,16 @@ class TestTurn:
         assert abs(last_down - now_ms()) < 3000
 
     @pytest.mark.parametrize(
-        "text", ['{"candle":1}', '{"candle":"x","ribbon":"down","squeeze":null,"zone":null}',
-                 '{"candle":1,"ribbon":"down","squeeze":null,"zone":null,"last_down":null}',
-                 "[" * 5000, "nonsense", "null"],
-    )  # fmt: skip
+        "text",
+        [
+            '{"candle":1}',
+            '{"candle":"x","ribbon":"down","squeeze":null,"zone":null}',
+            '{"candle":1,"ribbon":"down","squeeze":null,"zone":null,"last_down":null}',
+            "[" * 5000,
+            "nonsense",
+            "null",
+        ],
+    )
     def test_a_state_that_is_none_begins_anew(self, client: Any, text: str) -> None:
         put_candles(client, "AUSDT", "1h", RISING)
         client.set(state_key("AUSDT", "1h"), text, ex=60)
@@ -242,10 +259,19 @@ class TestTurn:
 
 @pytest.mark.parametrize(
     "change",
-    [{"symbol": "A:*"}, {"symbol": 7}, {"timeframe": ["1h"]}, {"timeframe": "0m"},
-     {"signal": "_up"}, {"signal": None}, {"timestamp": "now"}, {"timestamp": 1e12},
-     {"candle": True}, {"more": 1}],
-)  # fmt: skip
+    [
+        {"symbol": "A:*"},
+        {"symbol": 7},
+        {"timeframe": ["1h"]},
+        {"timeframe": "0m"},
+        {"signal": "_up"},
+        {"signal": None},
+        {"timestamp": "now"},
+        {"timestamp": 1e12},
+        {"candle": True},
+        {"more": 1},
+    ],
+)
 def test_what_is_no_signal_is_refused(change: dict[str, Any]) -> None:
     signal = Signal("AUSDT", "1h", "ribbon_up", 1.0, 2, 1, 3)
     assert parse_signal(json.dumps(signal._asdict())) == signal

@@ -43,11 +43,14 @@ class Job:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Job:
         parts = [part.split(":") for part in environ["TIMEFRAMES"].split(",")]
         return cls(
-            environ["EXCHANGE_URL"], environ["REDIS_URL"], tuple(environ["SYMBOLS"].split(",")),
+            environ["EXCHANGE_URL"],
+            environ["REDIS_URL"],
+            tuple(environ["SYMBOLS"].split(",")),
             tuple(Timeframe(name, int(every), int(ttl)) for name, every, ttl in parts),
-            int(environ.get("CANDLE_LIMIT", "500")), environ.get("PREFIX", "market"),
+            int(environ.get("CANDLE_LIMIT", "500")),
+            environ.get("PREFIX", "market"),
             environ.get("OPTION", ""),
-        )  # fmt: skip
+        )
 
     def fill(self, pipeline: Any, timeframe: Timeframe, series: Sequence[Sequence[Any]]) -> None:
         """Put the writes of a refresh and its publish into `pipeline`; `series` by symbol."""

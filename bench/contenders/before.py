@@ -14,9 +14,7 @@ def main() -> None:
     session = requests.Session()
 
     def fetch(symbol: str, interval: str) -> Any:
-        params: dict[str, str | int] = {
-            "symbol": symbol, "interval": interval, "limit": job.limit
-        }  # fmt: skip
+        params: dict[str, str | int] = {"symbol": symbol, "interval": interval, "limit": job.limit}
         response = session.get(f"{job.exchange_url}/api/v3/klines", params=params, timeout=10)
         response.raise_for_status()
         return response.json()

@@ -29,9 +29,14 @@ TIMEFRAMES = {"5m": 3, "1h": 8, "4h": 12}  # seconds from refresh to refresh
 WHOLE_S = 30  # until the service has read all and the consumers have made something of it
 
 CHROMIUM_ARGUMENTS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 WIDE, PHONE = (1400, 900), (390, 844)
 
 
@@ -56,11 +61,17 @@ class System:
 
     def _start_service(self) -> Service:
         timeframes = (f"{name}:{every_s}:{10 * every_s}" for name, every_s in TIMEFRAMES.items())
-        service = Service(self._folder / "service.log", [], {
-            "REDIS_URL": self.redis.url, "BINANCE_BASE_URL": self.exchange.url,
-            "HEALTH_PORT": str(free_port()), "SYMBOLS": ",".join((*COINS, YOUNG)),
-            "TIMEFRAMES": ",".join(timeframes),
-        })  # fmt: skip
+        service = Service(
+            self._folder / "service.log",
+            [],
+            {
+                "REDIS_URL": self.redis.url,
+                "BINANCE_BASE_URL": self.exchange.url,
+                "HEALTH_PORT": str(free_port()),
+                "SYMBOLS": ",".join((*COINS, YOUNG)),
+                "TIMEFRAMES": ",".join(timeframes),
+            },
+        )
         self._programs.append(service)
         return service
 
@@ -180,9 +191,12 @@ class Tabs:
         self._watches: list[Watch] = []
 
     def open(
-        self, url: str, size: tuple[int, int] = WIDE, scheme: Scheme = "light",
+        self,
+        url: str,
+        size: tuple[int, int] = WIDE,
+        scheme: Scheme = "light",
         with_clock: bool = False,
-    ) -> Page:  # fmt: skip
+    ) -> Page:
         width, height = size
         context = self._browser.new_context(
             viewport={"width": width, "height": height}, color_scheme=scheme

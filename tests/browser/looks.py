@@ -174,14 +174,16 @@ def nameless(page: Page) -> list[str]:
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     focusable = [
-        node for node in nodes
+        node
+        for node in nodes
         if any(p["name"] == "focusable" and p["value"]["value"] for p in node.get("properties", []))
-    ]  # fmt: skip
+    ]
     assert len(focusable) > 5
     return [
-        node["role"]["value"] for node in focusable
+        node["role"]["value"]
+        for node in focusable
         if node["role"]["value"] != "RootWebArea" and not node["name"]["value"].strip()
-    ]  # fmt: skip
+    ]
 
 
 _FAINT = """() => {

@@ -185,9 +185,11 @@ class TestTable:
     def test_hostile_text_is_text(self, scanner: OpenScanner, system: System) -> None:
         page = scanner()
         value = {
-            "ribbon": {"state": HOSTILE}, "squeeze": None,
-            "stoch_rsi": {"k": 1.0, "d": 1.0, "zone": HOSTILE}, "reasons": {HOSTILE: HOSTILE},
-        }  # fmt: skip
+            "ribbon": {"state": HOSTILE},
+            "squeeze": None,
+            "stoch_rsi": {"k": 1.0, "d": 1.0, "zone": HOSTILE},
+            "reasons": {HOSTILE: HOSTILE},
+        }
         key = indicators_key("BTCUSDT", "5m")
 
         def times() -> int:
@@ -239,8 +241,9 @@ class TestSorting:
         header(page, f"ta-{timeframe}").get_by_role("button").click()
 
         def rank(text: str) -> tuple[int, float]:
-            ribbon = next(n for n, word in enumerate(("down", "mixed", "up"))
-                          if f"EMA ribbon {word}" in text)  # fmt: skip
+            ribbon = next(
+                n for n, word in enumerate(("down", "mixed", "up")) if f"EMA ribbon {word}" in text
+            )
             return ribbon, to_number(text.partition("Stoch RSI K")[2])
 
         texts = column_texts(page, f"ta-{timeframe}").values()
@@ -323,8 +326,13 @@ class TestChart:
         looks = self.wait_for(page, system, symbol, "1h")
         assert 100 <= looks["rising"] + looks["falling"] <= 140
         assert looks["time"].endswith(", forming") and page.locator("rect.forming").count() == 1
-        until(lambda: page.locator(".last-price-text").text_content()
-              == column_texts(page, "price")[symbol], SOON_S)  # fmt: skip
+        until(
+            lambda: (
+                page.locator(".last-price-text").text_content()
+                == column_texts(page, "price")[symbol]
+            ),
+            SOON_S,
+        )
         expect(panel).to_be_in_viewport(ratio=1)
 
     def test_follows_the_refreshes(self, scanner: OpenScanner) -> None:
@@ -448,9 +456,12 @@ class TestCards:
             row = page.locator(f"#timeframes tr[data-part='{name}']")
             held = health["timeframes"][name]["candles"]
             assert held > 29 * 400 or name == "4h"
-            until(lambda row=row, held=held:  # type: ignore[misc]
-                  abs(to_number(row.locator("[data-label=Candles]").inner_text()) - held) <= 60,
-                  SOON_S)  # fmt: skip
+            until(
+                lambda row=row, held=held: (  # type: ignore[misc]
+                    abs(to_number(row.locator("[data-label=Candles]").inner_text()) - held) <= 60
+                ),
+                SOON_S,
+            )
             expect(row.locator("[data-label=Fresh]")).to_have_text(f"{len(COINS) + 1} of 30")
             expect(row.locator("[data-label=Failing]")).to_have_text("none")
         assert ticks(page, "tr[data-part='4h'] [data-label=Age]", r"^(\d+) s$", 3)
@@ -580,8 +591,9 @@ class TestActivity:
         page.evaluate(
             """last => new EventSource("/api/events").addEventListener("log", event => {
               window.heardLast ||= JSON.parse(event.data).some(entry => entry.summary === last);
-            })""", last,
-        )  # fmt: skip
+            })""",
+            last,
+        )
 
         def delay(route: Route) -> None:
             for number in range(150):

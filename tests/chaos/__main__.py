@@ -37,9 +37,15 @@ def run(seconds: float, seed: int, folder: Path) -> int:
         fleet = Fleet(folder, server.url, exchange, record, verdicts)
         stack.callback(fleet.end)
         checker = Checker(
-            server.url, exchange, record, verdicts, SYMBOLS, SETTINGS.timeframes,
-            SETTINGS.candle_limit, fleet.pids,
-        )  # fmt: skip
+            server.url,
+            exchange,
+            record,
+            verdicts,
+            SYMBOLS,
+            SETTINGS.timeframes,
+            SETTINGS.candle_limit,
+            fleet.pids,
+        )
         judge = TransactionJudge(verdicts, names, redis_log.DEFAULT_KEY)
         listener = Listener(server.url, judge)
         storm = Storm(seed, seconds, server, exchange, fleet, record, checker)
@@ -54,8 +60,10 @@ def run(seconds: float, seed: int, folder: Path) -> int:
         judge_weight(verdicts.weight, record.asked())
         fleet.judge_logs()
     print("\ndone: " + ", ".join(f"{what} {n}" for what, n in sorted(storm.done.items())))
-    print(f"requests {sum(exchange.totals['paths'].values())}, statuses "
-          f"{dict(exchange.totals['statuses'])}, weight {exchange.totals['weight']}\n")  # fmt: skip
+    print(
+        f"requests {sum(exchange.totals['paths'].values())}, statuses "
+        f"{dict(exchange.totals['statuses'])}, weight {exchange.totals['weight']}\n"
+    )
     print(f"{'promise':<42}{'checks':>8}{'violations':>12}")
     for verdict in verdicts.all():
         unseen = "" if verdict.checks else "  never looked at"

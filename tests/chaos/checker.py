@@ -104,28 +104,34 @@ def judge_series(
     symbol, step_ms = seen.key.split(":")[2], TIMEFRAME_MS[timeframe.name]
     candles = {c.pop("timestamp"): tuple(c.values()) for c in json.loads(seen.value)}
     times = list(candles)
-    rising = seen.value.count('"timestamp"') == len(times) \
-        and all(a < b for a, b in pairwise(times))  # fmt: skip
+    rising = seen.value.count('"timestamp"') == len(times) and all(
+        a < b for a, b in pairwise(times)
+    )
     verdicts.order.check(
         rising and times[-1] <= seen.now * 1000 and all(t % step_ms == 0 for t in times),
         f"{seen.key} at {seen.now:.3f}: {times[-3:]}",
     )
     # At least when it was asked for, if its key does not outlive its TTL.
     asked_at = seen.expires_at - timeframe.ttl_s - EXPIRY_SLACK_S
-    if any(span.concerns(symbol) and asked_at <= span.ended_at and span.begun_at <= seen.now
-           for span in record.spans("lagging", "revised")):  # fmt: skip
+    if any(
+        span.concerns(symbol) and asked_at <= span.ended_at and span.begun_at <= seen.now
+        for span in record.spans("lagging", "revised")
+    ):
         return  # nobody could tell that answer from a right one
     gaps = [span.detail for span in record.spans("gap") if span.concerns(symbol)]
     final_ms = (asked_at - 2 * timeframe.refresh_s) * 1000
     wrong = {
-        time_ms: found for time_ms, found in candles.items()
+        time_ms: found
+        for time_ms, found in candles.items()
         if time_ms + step_ms <= final_ms and found != truth.get(time_ms)
-    }  # fmt: skip
+    }
     missing = [
-        time_ms for time_ms in truth
-        if times[0] <= time_ms <= asked_at * 1000 and time_ms not in candles
+        time_ms
+        for time_ms in truth
+        if times[0] <= time_ms <= asked_at * 1000
+        and time_ms not in candles
         and not any(gap["start"] <= time_ms / 1000 < gap["end"] for gap in gaps)
-    ]  # fmt: skip
+    ]
 
     examples = {time_ms: (found, truth.get(time_ms)) for time_ms, found in [*wrong.items()][:1]}
     verdicts.truth.check(
@@ -139,8 +145,7 @@ def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -
     """`usable_at` is when the exchange last gave an answer that this key may be made of."""
     over_s = seen.expires_at - (usable_at + ttl_s)
     verdict.check(
-        over_s <= EXPIRY_SLACK_S,
-        f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late",
+        over_s <= EXPIRY_SLACK_S, f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late"
     )
 
 
@@ -164,8 +169,7 @@ class TransactionJudge:
     def feed(self, line: str) -> None:
         """One line of MONITOR."""
         client = line.partition("]")[0].rpartition(" ")[2]
-        words = [re.sub(r"\\(.)", r"\1", word)
-                 for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]  # fmt: skip
+        words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
         name = words[0].upper() if words else ""
         if name == "MULTI":
             self._open[client] = []
@@ -233,9 +237,11 @@ def judge_holds(
                 continue
             first, last = told.at + IN_FLIGHT_S, told.at + told.hold_s - CLOCK_SLACK_S
             early = [
-                each.at for each in own if first < each.at < last
+                each.at
+                for each in own
+                if first < each.at < last
                 and not any(0 <= each.at - at < IN_FLIGHT_S for at in woken)
-            ]  # fmt: skip
+            ]
             verdict.check(
                 not early,
                 f"{told.service} was told at {told.at:.3f} to wait {told.hold_s:.0f} s, and asked "
@@ -272,8 +278,7 @@ def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) ->
     memory = [statistics.median(sample.memory for sample in part) for part in (early, late)]
     threads = [max(sample.threads for sample in part) for part in (early, late)]
     verdict.check(
-        memory[1] <= memory[0] + MEMORY_SLACK_B
-        and threads[1] <= threads[0] + THREADS_SLACK,
+        memory[1] <= memory[0] + MEMORY_SLACK_B and threads[1] <= threads[0] + THREADS_SLACK,
         f"{service}: {memory[0]:.0f} B, then {memory[1]:.0f}; threads {threads}",
     )
 
@@ -285,10 +290,16 @@ class Checker(threading.Thread):
     """Looks at Redis and at the processes twice a second, from `start` until `stop`."""
 
     def __init__(
-        self, url: str, exchange: Exchange, record: Record, verdicts: Verdicts,
-        symbols: Sequence[str], timeframes: Sequence[Timeframe], limit: int,
+        self,
+        url: str,
+        exchange: Exchange,
+        record: Record,
+        verdicts: Verdicts,
+        symbols: Sequence[str],
+        timeframes: Sequence[Timeframe],
+        limit: int,
         processes: Callable[[], Mapping[str, int]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """`processes` gives the pid of each service that runs, by its name."""
         super().__init__(name="checker", daemon=True)
         self._client = redis_log.connect(url)
@@ -317,8 +328,7 @@ class Checker(threading.Thread):
             judge_flatness(self._verdicts.flat, service, samples)
 
     def read(self) -> dict[str, Seen]:
-        """All series and prices that are there, at one instant; nothing if Redis does not answer.
-        """
+        """All series and prices there are, at one instant; nothing if Redis does not answer."""
         keys = [ohlcv_key(s, t.name) for s in self._symbols for t in self._timeframes]
         keys += [price_key(symbol) for symbol in self._symbols]
         pipeline: Any = self._client.pipeline(transaction=True)
@@ -333,8 +343,9 @@ class Checker(threading.Thread):
         now = seconds + micros / 1e6
         return {
             key: Seen(key, value, now, now + left / 1000 if left >= 0 else math.inf)
-            for key, value, left in zip(keys, values, left_ms, strict=True) if value is not None
-        }  # fmt: skip
+            for key, value, left in zip(keys, values, left_ms, strict=True)
+            if value is not None
+        }
 
     def look(self) -> None:
         seen = self.read()

@@ -18,8 +18,13 @@ from demo.faults import Fault, Reply
 # Candles with one of these may not be used, so they make nothing fresh. (`late`, `revised`, `gap`
 # and `lagging` are answers that nobody can tell from right ones; `price_zero` is of prices.)
 SPOILING = frozenset(faults.KINDS) - {
-    *faults.REFUSALS, *faults.CANDLES, *faults.WIRE, "used_weight", "lagging", "price_zero",
-}  # fmt: skip
+    *faults.REFUSALS,
+    *faults.CANDLES,
+    *faults.WIRE,
+    "used_weight",
+    "lagging",
+    "price_zero",
+}
 
 
 @dataclass
@@ -75,9 +80,12 @@ class Record:
     def spoils(self, symbols: tuple[str, ...]) -> bool:
         """Whether a fault is on that makes the candles of one of `symbols` useless."""
         with self._lock:
-            return any(span.kind in SPOILING and span.ended_at == math.inf
-                       and any(span.concerns(symbol) for symbol in symbols)
-                       for span in self._spans)  # fmt: skip
+            return any(
+                span.kind in SPOILING
+                and span.ended_at == math.inf
+                and any(span.concerns(symbol) for symbol in symbols)
+                for span in self._spans
+            )
 
     def ask(self, asked: Asked) -> None:
         with self._lock:

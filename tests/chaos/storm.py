@@ -22,14 +22,28 @@ from tests.chaos.checker import Checker, Verdicts
 from tests.chaos.record import Door, Record, Span
 from tests.conftest import RedisServer, Service, free_port
 
-SYMBOLS = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "XRPUSDT", "ADAUSDT",
-           "DOGEUSDT", "AVAXUSDT", "LINKUSDT", "DOTUSDT", "LTCUSDT")  # fmt: skip
+SYMBOLS = (
+    "BTCUSDT",
+    "ETHUSDT",
+    "SOLUSDT",
+    "XRPUSDT",
+    "ADAUSDT",
+    "DOGEUSDT",
+    "AVAXUSDT",
+    "LINKUSDT",
+    "DOTUSDT",
+    "LTCUSDT",
+)
 # Short, so that much happens in little time. Eight workers, so that the requests on their way of
 # two services are fewer than what the exchange bans for (REFUSALS_TO_BAN).
 ENVIRON = {
-    "SYMBOLS": ",".join(SYMBOLS), "TIMEFRAMES": "1m:2:10,5m:3:15,1h:4:20", "CANDLE_LIMIT": "60",
-    "LEADER_TTL": "3", "REQUEST_TIMEOUT": "1", "MAX_WORKERS": "8",
-}  # fmt: skip
+    "SYMBOLS": ",".join(SYMBOLS),
+    "TIMEFRAMES": "1m:2:10,5m:3:15,1h:4:20",
+    "CANDLE_LIMIT": "60",
+    "LEADER_TTL": "3",
+    "REQUEST_TIMEOUT": "1",
+    "MAX_WORKERS": "8",
+}
 SETTINGS = Settings.from_env(ENVIRON)
 
 BEGIN_WITHIN_S = 3.0  # of a round, all of its faults
@@ -44,10 +58,14 @@ EXIT_S = 15.0  # the service takes up to 4 s to end; the rest is the machine's
 # A revision of more than the last candle would be of one that was final; of the rest the defaults
 # are too long for a storm of minutes.
 _DETAILS: dict[str, dict[str, Any]] = {
-    "hold": {"seconds": 4}, "ban": {"seconds": 6}, "used_weight": {"weight": 200},
-    "revised": {"candles": 1}, "lagging": {"seconds": 45}, "huge": {"megabytes": 6},
+    "hold": {"seconds": 4},
+    "ban": {"seconds": 6},
+    "used_weight": {"weight": 200},
+    "revised": {"candles": 1},
+    "lagging": {"seconds": 45},
+    "huge": {"megabytes": 6},
     "drip": {"seconds": 0.2},
-}  # fmt: skip
+}
 _STATUSES = (400, 404, 451, 500, 502, 503)
 # Always on: for so long after its close a candle is not final. Less than two refreshes of any.
 LATE_S = 3
@@ -87,8 +105,12 @@ class Fleet:
         name = f"service{len(self._all)}"
         door = Door(self._exchange, self._record, name).start()
         self._doors.append(door)
-        environ = {**ENVIRON, "REDIS_URL": self._url, "BINANCE_BASE_URL": door.url,
-                   "HEALTH_PORT": str(free_port())}  # fmt: skip
+        environ = {
+            **ENVIRON,
+            "REDIS_URL": self._url,
+            "BINANCE_BASE_URL": door.url,
+            "HEALTH_PORT": str(free_port()),
+        }
         service = Service(self._folder / f"{name}.log", [], environ)
         self._all.append(service)
         self._running = {**self._running, name: service}
@@ -159,9 +181,15 @@ Event = tuple[float, Callable[[], None]]  # when, of a round, and what to do
 
 class Storm:
     def __init__(
-        self, seed: int, seconds: float, server: RedisServer, exchange: Exchange, fleet: Fleet,
-        record: Record, checker: Checker,
-    ) -> None:  # fmt: skip
+        self,
+        seed: int,
+        seconds: float,
+        server: RedisServer,
+        exchange: Exchange,
+        fleet: Fleet,
+        record: Record,
+        checker: Checker,
+    ) -> None:
         self._rng = random.Random(seed)
         self._seconds, self._server, self._exchange = seconds, server, exchange
         self._fleet, self._record, self._checker = fleet, record, checker

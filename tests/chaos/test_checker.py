@@ -57,10 +57,14 @@ class TestSeries:
 
     @pytest.mark.parametrize(
         "spoil",
-        [lambda held: held[1].update(close=2.1), lambda held: held.pop(1),
-         lambda held: held.pop(0), lambda held: held.pop()],
+        [
+            lambda held: held[1].update(close=2.1),
+            lambda held: held.pop(1),
+            lambda held: held.pop(0),
+            lambda held: held.pop(),
+        ],
         ids=["wrong", "missing", "too short", "old"],
-    )  # fmt: skip
+    )
     def test_a_wrong_candle(self, verdicts: Verdicts, spoil: Callable[..., Any]) -> None:
         held = candles()
         spoil(held)
@@ -92,11 +96,14 @@ class TestSeries:
 
     @pytest.mark.parametrize(
         "spoil",
-        [lambda held: held[-1].update(timestamp=OPEN_MS[-1] + MINUTE_MS),
-         lambda held: held.reverse(), lambda held: held.append(held[-1]),
-         lambda held: held[0].update(timestamp=OPEN_MS[0] - 1)],
+        [
+            lambda held: held[-1].update(timestamp=OPEN_MS[-1] + MINUTE_MS),
+            lambda held: held.reverse(),
+            lambda held: held.append(held[-1]),
+            lambda held: held[0].update(timestamp=OPEN_MS[0] - 1),
+        ],
         ids=["future", "descending", "twice", "off the grid"],
-    )  # fmt: skip
+    )
     def test_a_wrong_order(self, verdicts: Verdicts, spoil: Callable[..., Any]) -> None:
         held = candles()
         spoil(held)
@@ -105,9 +112,7 @@ class TestSeries:
 
 
 class TestExpiry:
-    @pytest.mark.parametrize(
-        ("left_s", "fine"), [(4.0, True), (6.0, False), (float("inf"), False)]
-    )
+    @pytest.mark.parametrize(("left_s", "fine"), [(4.0, True), (6.0, False), (float("inf"), False)])
     def test_a_key_that_outlives_its_ttl(
         self, verdicts: Verdicts, left_s: float, fine: bool
     ) -> None:
@@ -127,8 +132,10 @@ def written(symbol: str) -> str:
 
 
 def logged(type_: str, channel: str) -> str:
-    return (f'"XADD" "redis:message_log" "MAXLEN" "~" "10000" "*" "type" "{type_}" '
-            f'"channel" "{channel}" "summary" "a \\"b\\" c"')  # fmt: skip
+    return (
+        f'"XADD" "redis:message_log" "MAXLEN" "~" "10000" "*" "type" "{type_}" '
+        f'"channel" "{channel}" "summary" "a \\"b\\" c"'
+    )
 
 
 def published(name: str, *symbols: str) -> str:
@@ -145,25 +152,23 @@ class TestTransactions:
         self, verdicts: Verdicts, judge: TransactionJudge
     ) -> None:
         for line in monitored(
-            written("BTCUSDT"), logged("cache_write", "market:ohlcv:BTCUSDT:1m"),
-            logged("publish", "market:update:1m"), logged("error", "market:price:BTCUSDT"),
+            written("BTCUSDT"),
+            logged("cache_write", "market:ohlcv:BTCUSDT:1m"),
+            logged("publish", "market:update:1m"),
+            logged("error", "market:price:BTCUSDT"),
             published("1m", "BTCUSDT"),
-        ):  # fmt: skip
+        ):
             judge.feed(line)
         assert verdicts.publishes.fine and verdicts.log.fine
 
-    def test_a_publish_without_its_write(
-        self, verdicts: Verdicts, judge: TransactionJudge
-    ) -> None:
+    def test_a_publish_without_its_write(self, verdicts: Verdicts, judge: TransactionJudge) -> None:
         first = monitored(written("BTCUSDT"), published("1m", "BTCUSDT"))
         for line in [*first, *monitored(published("1m", "BTCUSDT"))]:
             judge.feed(line)
         assert verdicts.publishes.broken == 1
         assert verdicts.publishes.shown == ["1m: ['BTCUSDT'] not written"]
 
-    def test_a_publish_before_its_write(
-        self, verdicts: Verdicts, judge: TransactionJudge
-    ) -> None:
+    def test_a_publish_before_its_write(self, verdicts: Verdicts, judge: TransactionJudge) -> None:
         for line in monitored(published("1m", "ETHUSDT"), written("BTCUSDT")):
             judge.feed(line)
         assert verdicts.publishes.shown[1:] == ["market:ohlcv:BTCUSDT:1m comes after it"]
@@ -198,10 +203,16 @@ def asked(at: float, *, service: str = "a", weight: int = 1, hold_s: float = 0.0
 class TestAsked:
     @pytest.mark.parametrize(
         ("again", "service", "woken", "fine"),
-        [(100.5, "a", [], True), (103.0, "a", [], False), (103.0, "b", [], True),
-         (106.0, "a", [], True), (103.0, "a", [102.8], True), (103.0, "a", [101.0], False)],
+        [
+            (100.5, "a", [], True),
+            (103.0, "a", [], False),
+            (103.0, "b", [], True),
+            (106.0, "a", [], True),
+            (103.0, "a", [102.8], True),
+            (103.0, "a", [101.0], False),
+        ],
         ids=["on its way", "held", "another", "over", "just woken", "woken long ago"],
-    )  # fmt: skip
+    )
     def test_a_request_while_held(
         self, verdicts: Verdicts, again: float, service: str, woken: list[float], fine: bool
     ) -> None:

@@ -72,14 +72,30 @@ class Box:
         libc = ctypes.CDLL(None)
         with self._log.open("w") as output:
             self._boot = subprocess.Popen(
-                ["unshare", "--mount", Path(__file__).with_name("boot"), name, root, layer,
-                 "--boot", "--quiet", "--register=no", "--keep-unit",
-                 "--link-journal=no", "--private-network", "--console=read-only",
-                 "--resolv-conf=copy-host", f"--capability={CAPABILITIES}", *binds],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                [
+                    "unshare",
+                    "--mount",
+                    Path(__file__).with_name("boot"),
+                    name,
+                    root,
+                    layer,
+                    "--boot",
+                    "--quiet",
+                    "--register=no",
+                    "--keep-unit",
+                    "--link-journal=no",
+                    "--private-network",
+                    "--console=read-only",
+                    "--resolv-conf=copy-host",
+                    f"--capability={CAPABILITIES}",
+                    *binds,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,  # a Ctrl-C is for the tests, which then end the box
                 preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: if killed
-            )  # fmt: skip
+            )
 
     def wait(self) -> None:
         """Until it has booted and the user's manager runs. Raises NoBox."""
@@ -122,11 +138,24 @@ class Box:
         """What `command` said, both streams in `stdout`, and its exit code."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         done = subprocess.run(
-            ["nsenter", f"--target={self._init}", "--mount", "--uts", "--ipc", "--pid", "--cgroup",
-             *options, "--", *command],
-            env={"PATH": path, "LANG": "C.UTF-8", **environ}, timeout=RUN_S,
-            input=given, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            [
+                "nsenter",
+                f"--target={self._init}",
+                "--mount",
+                "--uts",
+                "--ipc",
+                "--pid",
+                "--cgroup",
+                *options,
+                "--",
+                *command,
+            ],
+            env={"PATH": path, "LANG": "C.UTF-8", **environ},
+            timeout=RUN_S,
+            input=given,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return Done(done.args, done.returncode, done.stdout.decode())
 
     def copy_project(self) -> None:
@@ -149,10 +178,18 @@ class Box:
 
 def _as_user(command: Sequence[str]) -> list[str]:
     return [
-        "setpriv", f"--reuid={UID}", f"--regid={UID}", "--init-groups", "--",
-        "env", f"--chdir={HOME}", f"HOME={HOME}", f"USER={USER}",
-        f"XDG_RUNTIME_DIR=/run/user/{UID}", *command,
-    ]  # fmt: skip
+        "setpriv",
+        f"--reuid={UID}",
+        f"--regid={UID}",
+        "--init-groups",
+        "--",
+        "env",
+        f"--chdir={HOME}",
+        f"HOME={HOME}",
+        f"USER={USER}",
+        f"XDG_RUNTIME_DIR=/run/user/{UID}",
+        *command,
+    ]
 
 
 @contextmanager

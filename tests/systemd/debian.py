@@ -64,10 +64,20 @@ def build() -> Path:
         # unshare: what debootstrap mounts is gone with it, however it ends.
         with log.open("w") as output:
             done = subprocess.run(
-                ["unshare", "--mount", "debootstrap", "--variant=minbase",
-                 f"--include={','.join(packages)}", SUITE, new, url],
-                stdout=output, stderr=output, timeout=BUILD_S,
-            )  # fmt: skip
+                [
+                    "unshare",
+                    "--mount",
+                    "debootstrap",
+                    "--variant=minbase",
+                    f"--include={','.join(packages)}",
+                    SUITE,
+                    new,
+                    url,
+                ],
+                stdout=output,
+                stderr=output,
+                timeout=BUILD_S,
+            )
         if done.returncode:
             raise NoBox(f"debootstrap failed:\n{log.read_text()[-2000:]}")
         _configure(new)
