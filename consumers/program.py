@@ -88,12 +88,20 @@ def run(
 ) -> NoReturn:
     """Run `main` as the program that `parser` describes, and exit with what it returns.
 
-    Ends with 0 on SIGTERM and SIGINT, at any moment from here on; with one line and 2 after a
-    SettingsError, 1 after a Failure. `settings` are lines of help about those that only this
-    program has.
+    Ends with 0 on SIGTERM and SIGINT, at any moment from here on, and however many come; with one
+    line and 2 after a SettingsError, 1 after a Failure. `settings` are lines of help about those
+    that only this program has.
     """
+    ending = False
+
+    def end(*_: object) -> None:
+        nonlocal ending
+        if not ending:  # a second one must not break off a clean end
+            ending = True
+            sys.exit(0)
+
     for signum in END_SIGNALS:
-        signal.signal(signum, lambda *_: sys.exit(0))
+        signal.signal(signum, end)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG + settings
     arguments = parser.parse_args()
@@ -116,3 +124,7 @@ def run(
     except (SettingsError, Failure) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingsError) else 1)
+    finally:
+        ending = True
+        for signum in END_SIGNALS:  # or Python, as it ends, would let them kill it
+            signal.signal(signum, signal.SIG_IGN)

@@ -8,6 +8,8 @@ run here, and leaves nothing behind. Ctrl-C ends it.
 from __future__ import annotations
 
 import os
+import queue
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,19 +17,20 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import NoReturn
 
 from demo.exchange import Exchange
 
 ROOT = Path(__file__).parent.parent
 LATENCY_MS, JITTER_MS = 50, 10
 REPORT_S = 30
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CONSUMERS = {
     "ta": "consumers.ta_service",
     "trader": "consumers.paper_trader",
     "dash": "consumers.dashboard",
 }
 Program = subprocess.Popen[str]
+Signals = queue.SimpleQueue[int]  # that asked for the end; the handlers only queue them
 
 
 def port_near(wanted: int) -> int:
@@ -46,7 +49,10 @@ def say(label: str, text: str) -> None:
 
 
 def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
-    """A program of the project as a subprocess; a thread passes its lines on."""
+    """A program of the project as a subprocess; a thread passes its lines on.
+
+    It has a session of its own, so a Ctrl-C is for the demo alone, which then ends all in order.
+    """
     process = subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,
@@ -54,6 +60,7 @@ def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
     )
 
     def pass_on() -> None:
@@ -65,15 +72,15 @@ def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
     return process
 
 
-def start_all(settings: dict[str, str]) -> dict[str, Program]:
-    """The service, and once its Redis listens, those that live off it."""
-    service = start("service", "market_data.py", "--embedded-redis", settings=settings)
-    programs = {"service": service}
-    while service.poll() is None and not _listens(_redis_port(settings)):
+def start_all(settings: dict[str, str], programs: dict[str, Program], signals: Signals) -> None:
+    """The service, and once its Redis listens, those that live off it: into `programs`."""
+    programs["service"] = start("service", "market_data.py", "--embedded-redis", settings=settings)
+    while signals.empty() and programs["service"].poll() is None:
+        if _listens(_redis_port(settings)):
+            break
         time.sleep(0.05)
     for label, module in CONSUMERS.items():
         programs[label] = start(label, "-m", module, settings=settings)
-    return programs
 
 
 def _redis_port(settings: dict[str, str]) -> int:
@@ -87,9 +94,11 @@ def _listens(port: int) -> bool:
 
 def explain(exchange: Exchange, settings: dict[str, str]) -> None:
     redis_url, dashboard = settings["REDIS_URL"], f"http://127.0.0.1:{settings['DASHBOARD_PORT']}"
-    redis_cli = f".venv/bin/redis-cli -p {_redis_port(settings)}"
+    redis_cli = f"redis-cli -p {_redis_port(settings)}"
     say("demo", f"open {dashboard}/ and {dashboard}/status in a browser")
     say("demo", "look at it from another terminal, in this folder:")
+    if not shutil.which("redis-cli"):
+        say("demo", "(redis-cli comes with Debian's redis-tools, among others)")
     for command in (
         f"curl -s http://127.0.0.1:{settings['HEALTH_PORT']}/health",
         f"{redis_cli} get market:price:BTCUSDT",
@@ -103,21 +112,22 @@ def explain(exchange: Exchange, settings: dict[str, str]) -> None:
     say("demo", "Ctrl-C ends all of it")
 
 
-def watch(exchange: Exchange, service: Program) -> None:
-    """Tell what the exchange was asked, until the service ends."""
-    while service.poll() is None:
-        since = time.time()
-        try:
-            service.wait(REPORT_S)
-        except subprocess.TimeoutExpired:
+def watch(exchange: Exchange, service: Program, signals: Signals) -> None:
+    """Tell what the exchange was asked, until the service ends or a signal comes."""
+    since = time.time()
+    while signals.empty() and service.poll() is None:
+        time.sleep(0.1)
+        if time.time() - since >= REPORT_S:
             asked = [request for request in exchange.requests if request.at > since]
             weight = sum(request.weight for request in asked)
             say("exchange", f"{len(asked)} requests in {REPORT_S} s, weight {weight}")
+            since = time.time()
 
 
 def main() -> int:
-    for number in (signal.SIGINT, signal.SIGTERM):  # SIGINT may be ignored from the start
-        signal.signal(number, _interrupt)
+    signals: Signals = queue.SimpleQueue()
+    for number in END_SIGNALS:  # SIGINT may be ignored from the start
+        signal.signal(number, lambda number, _: signals.put(number))
     with Exchange(port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS) as exchange:
         say("exchange", f"simulated Binance.US on {exchange.url}, {LATENCY_MS} ms away")
         health_port = str(port_near(8895))
@@ -131,27 +141,27 @@ def main() -> int:
         }
         programs: dict[str, Program] = {}
         try:
-            programs |= start_all(settings)
+            start_all(settings, programs, signals)
             explain(exchange, settings)
-            watch(exchange, programs["service"])
-        except KeyboardInterrupt:
-            pass
+            watch(exchange, programs["service"], signals)
         finally:
-            codes = _end(programs)
-        failed = [f"{label} ended with exit code {code}" for label, code in codes.items() if code]
+            failed = _end(programs)
         say("demo", "; ".join(failed) or "all has ended")
     return 1 if failed else 0
 
 
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _end(programs: dict[str, Program]) -> dict[str, int]:
-    """The exit codes; those that live off Redis end first."""
+def _end(programs: dict[str, Program]) -> list[str]:
+    """End all that still run, those that live off Redis first. Returns who has failed, and how."""
+    running = [label for label, process in programs.items() if process.poll() is None]
     for process in reversed(programs.values()):
-        process.terminate()  # a Ctrl-C has reached them already; anything else has not
-    return {label: _wait(process) for label, process in programs.items()}
+        process.terminate()
+    codes = {label: _wait(process) for label, process in programs.items()}
+    return [
+        f"{label} ended with exit code {code}"
+        for label, code in codes.items()
+        # One that is ended while it still starts cannot say how it wants to end.
+        if code and not (label in running and code == -signal.SIGTERM)
+    ]
 
 
 def _wait(process: Program) -> int:
@@ -163,4 +173,7 @@ def _wait(process: Program) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    for number in END_SIGNALS:  # or Python, as it ends, would let them kill it
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(exit_code)

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from demo import market
 from demo.exchange import Exchange
 from redis_log import LoggedRedis
-from tests.conftest import Program, RedisServer, Service, free_port, until
+from tests.support import Program, RedisServer, Service, free_port, until
 
 COINS = market.symbols(29)
 YOUNG = "X030USDT"  # a coin that was listed some hours ago

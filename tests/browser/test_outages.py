@@ -14,9 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import COINS, WHOLE_S, Open, System
 from tests.browser.looks import cell, coin, column_texts, header, log_rows, reason, ticks
-from tests.conftest import RedisServer, until
-
-pytestmark = pytest.mark.browser
+from tests.support import RedisServer, until
 
 NOTICED_S = 15  # the longest until both pages know: a poll, and the time-out of a request
 PRICE_TTL_S = 60

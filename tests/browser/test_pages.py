@@ -33,9 +33,7 @@ from tests.browser.looks import (
     ticks,
     to_number,
 )
-from tests.conftest import until
-
-pytestmark = pytest.mark.browser
+from tests.support import until
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(1)</script>"
 SOON_S = 15  # a page follows Redis within two refreshes

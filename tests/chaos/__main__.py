@@ -22,7 +22,7 @@ from tests.chaos.checker import (
 )
 from tests.chaos.record import Record
 from tests.chaos.storm import SETTINGS, SYMBOLS, Fleet, Storm
-from tests.conftest import RedisServer
+from tests.support import RedisServer
 
 
 def run(seconds: float, seed: int, folder: Path) -> int:

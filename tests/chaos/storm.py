@@ -20,7 +20,7 @@ from demo.exchange import Exchange
 from market_data import LEADER_KEY, Settings, Timeframe
 from tests.chaos.checker import Checker, Verdicts
 from tests.chaos.record import Door, Record, Span
-from tests.conftest import RedisServer, Service, free_port
+from tests.support import RedisServer, Service, free_port
 
 SYMBOLS = (
     "BTCUSDT",

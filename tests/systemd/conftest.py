@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import until
+from tests.support import until
 from tests.systemd import box as boxes
 from tests.systemd.box import HOME, PROJECT, Box, Done
 from tests.systemd.debian import USER, NoBox

@@ -6,12 +6,10 @@ import time
 
 import pytest
 
-from tests.conftest import until
+from tests.support import until
 from tests.systemd.box import HOME, Box
 from tests.systemd.conftest import DROP_IN, GOOD, SERIES, SETTINGS, SYMBOLS, UNIT, Unit
 from tests.systemd.debian import UID
-
-pytestmark = pytest.mark.systemd
 
 UNIT_FILE = f"{HOME}/.config/systemd/user/{UNIT}"
 WANTED = f"{HOME}/.config/systemd/user/default.target.wants/{UNIT}"

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.exchange import Exchange
 from market_data import VERSION
-from tests.conftest import Service, until
+from tests.support import Service, until
 
 COINS = ("BTC", "ETH", "SOL", "XRP")
 SYMBOLS = [f"{coin}USDT" for coin in COINS]

@@ -12,17 +12,12 @@ import pytest
 from bench import report
 from bench.__main__ import COMBINED_S, EARLIEST_S, LATEST_S, PREPARE_S, steady_start
 from bench.contenders import Job, candles_json
-from bench.exchange import PreparedExchange
 from bench.freshness import delays_s, newest_ms
 from bench.growth import most_symbols, worst_share
 from bench.hour import Kind, an_hour, hourly_extras, kinds_between, refresh_lines, refreshes_an_hour
-from bench.local_api import load
 from bench.measure import Counts, _Connection, percentile
 from bench.phases import spans
 from bench.programs import BEFORE, SERVICE
-from demo import market
-from demo.exchange import Exchange
-from health import HealthServer
 
 
 def test_percentile() -> None:
@@ -128,24 +123,7 @@ def test_a_job_is_read_from_the_environment() -> None:
     assert [tuple(timeframe) for timeframe in job.timeframes] == [("5m", 30, 120), ("1h", 120, 300)]
 
 
-def test_the_prepared_exchange_answers_as_the_other_one() -> None:
-    now = 1795489650.5
-    prepared = PreparedExchange(market.DEFAULT_SYMBOLS, 0, 0)
-    prepared._clock = lambda: now
-    other = Exchange(clock=lambda: now)
-    for _ in range(2):
-        for limit in (1, 3, 500, 600):
-            query = f"symbol=ETHUSDT&interval=1h&limit={limit}"
-            answers = [
-                each.serve("GET", "/api/v3/klines", query, "x")[0].body
-                for each in (prepared, other)
-            ]
-            assert answers[0] == answers[1]
-        now += 3600
-    kinds = prepared.totals["kinds"]
-    assert kinds["klines 1h 500"][0] == 2 and kinds["klines 1h 500"][1] > 100_000
-
-
+@pytest.mark.slow
 def test_growth_ends_where_requests_no_longer_fit() -> None:
     most = most_symbols()
     assert worst_share(29) < 0.01 and 100 < most < 444  # 444: 1200 weight at 2.7 a symbol
@@ -195,20 +173,6 @@ def results() -> dict[str, Any]:
             "refreshes_ms": [90, 120],
         },
     }
-
-
-def test_clients_of_the_local_api_count_whole_answers() -> None:
-    status = 200
-    server = HealthServer("127.0.0.1", 0, lambda: (200, {}), lambda *_: (status, b"x" * 200_000))
-    server.start()
-    port = server.server_address[1]
-    free = load(port, 3, 0, 0.5)
-    assert free["rate"] > 100 and 0 < free["p50_ms"] <= free["p99_ms"] < 500
-    assert load(port, 3, 50, 1.0)["rate"] == pytest.approx(50, rel=0.2)
-    status = 503
-    with pytest.raises(ValueError, match="503"):
-        load(port, 1, 0, 0.2)
-    server.stop()
 
 
 def test_whenever_a_run_begins_all_timeframes_refresh_in_its_window() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -19,7 +18,7 @@ import pytest
 from consumers.market_cache import ALIVE_KEY
 from demo.exchange import Exchange
 from tests.candles import put_candles, put_price, update, walk
-from tests.conftest import ROOT, Program, RedisServer, Service, free_port, until
+from tests.support import ENVIRON, ROOT, Program, RedisServer, Service, free_port, until
 
 Start = Callable[..., Any]
 NAMES = ("scanner", "ta_service", "paper_trader", "dashboard")
@@ -36,6 +35,7 @@ def log_of(port: int, kind: str, source: str) -> list[dict[str, str]]:
     return get(port, path)["entries"]  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_from_the_exchange_to_a_paper_trade(
     start_service: Callable[..., Service],
     start_consumer: Start,
@@ -105,11 +105,12 @@ def test_from_the_exchange_to_a_paper_trade(
     for consumer in consumers:
         for connection in psutil.Process(consumer.process.pid).net_connections():
             assert not connection.raddr or connection.raddr.port != exchange_port
-        assert consumer.stop()[0] == 0
+        assert consumer.stop() == 0
         assert not consumer.lines("Traceback")
 
 
 class TestRedisRestarts:
+    @pytest.mark.slow
     def test_each_goes_on_by_itself_and_none_spins(
         self, start_consumer: Start, redis_server: RedisServer
     ) -> None:
@@ -161,6 +162,21 @@ class TestRedisRestarts:
 
 class TestPrograms:
     @pytest.mark.parametrize("name", NAMES)
+    def test_no_more_signals_break_off_a_clean_end(
+        self, start_consumer: Start, redis_server: RedisServer, name: str
+    ) -> None:
+        program = start_consumer(name, DASHBOARD_PORT="0")
+        until(lambda: redis_server.client.hlen(ALIVE_KEY), 10, what="it is at work")
+        program.process.send_signal(signal.SIGINT)
+
+        def terminate() -> bool:
+            program.process.terminate()
+            return program.process.poll() is not None
+
+        until(terminate, 5, every_s=0.001)
+        assert program.process.wait() == 0 and not program.lines("Traceback")
+
+    @pytest.mark.parametrize("name", NAMES)
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_ends_cleanly(
         self, start_consumer: Start, redis_server: RedisServer, name: str, number: int
@@ -168,8 +184,7 @@ class TestPrograms:
         port = {"DASHBOARD_PORT": str(free_port())}
         program = start_consumer(name, **port)
         until(lambda: redis_server.client.hlen(ALIVE_KEY), 10, what="it is at work")
-        code, seconds = program.stop(number)
-        assert code == 0 and seconds < 4
+        assert program.stop(number, within_s=4) == 0
         assert not program.lines("Traceback")
 
     @staticmethod
@@ -180,7 +195,7 @@ class TestPrograms:
             text=True,
             capture_output=True,
             timeout=20,
-            env={"PATH": os.environ["PATH"], **environ},
+            env={**ENVIRON, **environ},
         )
 
     @pytest.mark.parametrize("name", NAMES)

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,7 @@ import pytest
 import redis
 
 from redis_log import connect
-from tests.conftest import ROOT, until
+from tests.support import ENVIRON, PATIENCE, ROOT, until
 
 
 def scored(page_url: str) -> int:
@@ -28,18 +30,63 @@ def scored(page_url: str) -> int:
         return 0
 
 
-@pytest.mark.parametrize("to_group", [True, False], ids=["ctrl-c", "sigterm"])
-def test_demo_shows_the_whole_system_and_cleans_up(tmp_path: Path, to_group: bool) -> None:
-    output = tmp_path / "output"
+def start(output: Path) -> subprocess.Popen[bytes]:
+    """The demo as a process group of its own, as a shell starts it."""
     with output.open("w") as file:
-        demo = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "demo"],
             cwd=ROOT,
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)},
+            env={**ENVIRON, "TMPDIR": str(output.parent)},
         )
+
+
+def end_with(demo: subprocess.Popen[bytes], signals: Iterable[int]) -> int:
+    """Its exit code, after `signals` to its whole group, each 0.1 s after the one before."""
+    for number in signals:
+        with suppress(ProcessLookupError):
+            os.killpg(demo.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            return demo.wait(0.1)
+    return demo.wait(10 * PATIENCE)
+
+
+ENDS = {
+    "ctrl-c": [signal.SIGINT],
+    "ctrl-c twice": [signal.SIGINT] * 2,
+    "ctrl-c, then sigterm until it ends": [signal.SIGINT, *[signal.SIGTERM] * 400],
+    "the terminal is closed": [signal.SIGHUP],
+}
+
+
+@pytest.mark.parametrize(
+    ("after", "end"),
+    [
+        ("simulated", "ctrl-c twice"),
+        ("open http", "ctrl-c"),
+        ("open http", "ctrl-c, then sigterm until it ends"),
+        ("event=refresh", "ctrl-c, then sigterm until it ends"),
+        ("event=refresh", "the terminal is closed"),
+    ],
+)
+def test_it_ends_cleanly_at_any_moment(tmp_path: Path, after: str, end: str) -> None:
+    demo = start(output := tmp_path / "output")
+    try:
+        until(lambda: after in output.read_text(), 10)
+        assert end_with(demo, ENDS[end]) == 0
+        assert "[demo    ] all has ended" in output.read_text()
+        assert "Traceback" not in output.read_text()
+        assert [path.name for path in tmp_path.iterdir()] == ["output"]
+    finally:
+        if demo.poll() is None:
+            os.killpg(demo.pid, signal.SIGKILL)
+            demo.wait()
+
+
+def test_it_shows_the_whole_system_and_cleans_up(tmp_path: Path) -> None:
+    demo = start(output := tmp_path / "output")
     try:
         until(lambda: output.read_text().count("event=refresh") >= 3, 30, what="the first fill")
         text = output.read_text()
@@ -52,11 +99,8 @@ def test_demo_shows_the_whole_system_and_cleans_up(tmp_path: Path, to_group: boo
         until(lambda: scored(page_url) == 29, 20, what="a score for each coin")
         children = psutil.Process(demo.pid).children(recursive=True)
         assert len(children) == 5  # the service, its Redis, and three consumers
-        if to_group:
-            os.killpg(demo.pid, signal.SIGINT)
-        else:
-            demo.terminate()
-        assert demo.wait(10) == 0
+        demo.terminate()
+        assert demo.wait(10 * PATIENCE) == 0
         assert "[demo    ] all has ended" in output.read_text()
         assert "Traceback" not in output.read_text()
         assert not any(child.is_running() for child in children)

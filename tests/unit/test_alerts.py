@@ -13,7 +13,7 @@ from prometheus_client.samples import Sample
 import health
 import redis_log
 from market_data import MarketData, Settings
-from tests.conftest import ROOT
+from tests.support import ROOT
 
 [GROUP] = yaml.safe_load((ROOT / "docs/alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for rule in GROUP["rules"]}

@@ -6,7 +6,6 @@ import http.client
 import json
 import queue
 import socket
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from consumers.program import Connection
 from consumers.ta_service import indicators_key
 from redis_log import DEFAULT_KEY, SOURCES, TYPES, LoggedRedis
 from tests.candles import put_candles, put_price, update, walk
-from tests.conftest import RedisServer, free_port, until
+from tests.support import RedisServer, free_port, until
 
 NOWHERE = f"http://127.0.0.1:{free_port()}/health"
 
@@ -133,7 +132,7 @@ class TestScanner:
         server = serve()
         until(lambda: row_of(server, "AUSDT").get("scan"), 5)
         status, body = ask(server, "/api/scanner")
-        assert status == 200 and abs(body["timestamp"] - time.time() * 1000) < 3000
+        assert status == 200 and abs(body["timestamp"] - time.time() * 1000) < 10_000
         assert body["timeframes"] == ["5m", "1h"]
         [a, b] = body["symbols"]
         assert a["price"]["price"] == 50.0 and a["ta"] == {"5m": None, "1h": {"close": 1}}
@@ -171,7 +170,7 @@ class TestCandles:
         status, body = ask(serve(), "/api/candles?symbol=AUSDT&timeframe=4h")
         assert status == 200 and len(body["candles"]) == 500
         assert body["candles"] == json.loads(client.get(ohlcv_key("AUSDT", "4h")))
-        assert abs(body["expires_at"] - now_ms() - 60_000) < 3000
+        assert abs(body["expires_at"] - now_ms() - 60_000) < 10_000
 
     def test_none_fresh_is_404_with_the_reason(self, idle: Dashboard) -> None:
         status, body = ask(idle, "/api/candles?symbol=AUSDT&timeframe=4h")
@@ -237,18 +236,19 @@ class TestMessageLog:
     def test_a_bad_query_is_400(self, idle: Dashboard, query: str) -> None:
         assert ask(idle, f"/api/redis/log?{query}")[0] == 400
 
-    @pytest.mark.parametrize("query", ["type=signal", "type=trade&source=trader-bot", "limit=1000"])
-    def test_a_full_log_answers_in_under_50_ms(self, serve: Serve, client: Any, query: str) -> None:
+    @pytest.mark.parametrize(
+        ("query", "pages"), [("type=signal", 6), ("type=trade&source=trader-bot", 6), ("", 1)]
+    )
+    def test_a_full_log_is_read_once_and_in_few_pages(
+        self, serve: Serve, client: Any, query: str, pages: int
+    ) -> None:
         fill_log(client, 10_500)
         server = serve()
         until(lambda: client.xlen(DEFAULT_KEY) >= 10_000, 5)
-        took_ms = []
-        for _ in range(15):
-            started = time.perf_counter()
-            status, body = ask(server, f"/api/redis/log?{query}")
-            took_ms.append((time.perf_counter() - started) * 1000)
-            assert status == 200 and body["length"] >= 10_000
-        assert statistics.median(took_ms) < 50, took_ms
+        client.config_resetstat()
+        status, body = ask(server, f"/api/redis/log?limit=1000&{query}")
+        assert status == 200 and body["length"] >= 10_000
+        assert client.info("commandstats")["cmdstat_xrevrange"]["calls"] <= pages
 
     def test_a_log_of_another_type_is_503_with_the_reason(self, serve: Serve, client: Any) -> None:
         client.set(DEFAULT_KEY, "no stream")

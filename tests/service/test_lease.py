@@ -26,7 +26,7 @@ from market_data import LEADER_KEY, MarketData, Settings
 from redis_log import Fenced, LoggedRedis, connect, read_log
 from tests.chaos.checker import Listener
 from tests.chaos.record import Door, Record
-from tests.conftest import RedisServer, Service, free_port, redis_executable, until
+from tests.support import RedisServer, Service, executable, free_port, until
 
 Start = Callable[..., Service]
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT"
@@ -53,10 +53,8 @@ class TestFence:
         admin.set("fence", "mine")
         for _ in range(3):
             redis_server.pause()
-            started = time.monotonic()
             with pytest.raises(redis.TimeoutError):
                 logged.send(batch, fence=("fence", "mine"))
-            assert time.monotonic() - started < 0.25
             redis_server.resume()
             with pytest.raises(Fenced):
                 logged.send(batch, fence=("fence", "another's"))
@@ -262,6 +260,7 @@ class TestLease:
 
 
 class TestTwoServices:
+    @pytest.mark.slow
     def test_takes_over_from_one_that_stops_dies_or_sleeps(
         self, start_service: Start, exchange: Exchange, redis_server: RedisServer
     ) -> None:
@@ -273,17 +272,15 @@ class TestTwoServices:
         assert body["leader"] == first.health()[1]["instance"]
         assert second.health()[0] == 200
 
-        assert first.stop()[0] == 0  # cleanly: the lease is given back
-        started = time.monotonic()
+        body = first.health()[1]
+        assert first.stop() == 0
+        assert client.get(LEADER_KEY) != body["instance"]  # the lease is given back
         second.wait_for("ok", 5)
-        assert time.monotonic() - started < 4
 
         third = start_service(**FAST)
         third.wait_for("standby")
         second.process.kill()
-        started = time.monotonic()
-        third.wait_for("ok", 10)
-        assert time.monotonic() - started < 3 + 1 + 3  # LEADER_TTL, a renewal, the fill
+        third.wait_for("ok", 3 + 1 + 3)  # LEADER_TTL, a renewal, the fill
 
         fourth = start_service(**FAST)
         fourth.wait_for("standby")
@@ -357,6 +354,7 @@ class Lookout(threading.Thread):
             self.looks += 1
 
 
+@pytest.mark.slow
 def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
     start_service: Start, exchange: Exchange, redis_server: RedisServer
 ) -> None:
@@ -450,7 +448,7 @@ class Sentinel:
 
     def _run(self, port: int, *arguments: str) -> None:
         self.processes[port] = subprocess.Popen(
-            [redis_executable(), *arguments], stdout=subprocess.DEVNULL
+            [executable(), *arguments], stdout=subprocess.DEVNULL
         )
 
         def listens() -> bool:
@@ -480,6 +478,7 @@ def sentinel(tmp_path: Path) -> Iterator[Sentinel]:
 
 
 class TestSentinel:
+    @pytest.mark.slow
     def test_a_fail_over_loses_no_candle(
         self, start_service: Start, exchange: Exchange, sentinel: Sentinel
     ) -> None:
@@ -512,22 +511,3 @@ class TestSentinel:
         assert next(updates) is None and next(updates).symbols  # type: ignore[union-attr]
         assert service.lines("event=problem what=redis")
         assert service.lines("event=problem_over what=redis")
-
-    @pytest.mark.parametrize(
-        "url",
-        [
-            "redis+sentinel://127.0.0.1/mymaster",
-            "redis+sentinel://127.0.0.1:26379",
-            "redis+sentinel://:secret@127.0.0.1:x/mymaster",
-            "redis+sentinel:///mymaster/0",
-        ],
-    )
-    def test_a_bad_url_is_refused_without_showing_it(self, url: str) -> None:
-        with pytest.raises(ValueError, match="must be like") as caught:
-            connect(url)
-        assert "secret" not in str(caught.value)
-
-    def test_a_good_url_is_taken_apart(self) -> None:
-        client = connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")
-        options = client.connection_pool.connection_kwargs
-        assert (options["username"], options["password"], options["db"]) == ("us@er", "p/w", 3)

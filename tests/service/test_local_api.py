@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 import fakeredis
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import market_data
@@ -137,7 +137,6 @@ def is_not_held(code: int, message: str) -> bool:
     return {-1121: "SYMBOLS", -1120: "TIMEFRAMES", -1130: "CANDLE_LIMIT"}.get(code, "?") in message
 
 
-@settings(max_examples=1000, deadline=None, derandomize=True)
 @given(query=queries())
 def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
     still: Local, query: tuple[str, str]

@@ -1,4 +1,4 @@
-"""States and signals as pure functions, and what the TA service puts into Redis."""
+"""What the TA service puts into Redis."""
 
 from __future__ import annotations
 
@@ -9,94 +9,22 @@ from typing import Any
 import pytest
 import redis
 
-from consumers import indicators, ta_service
-from consumers.market_cache import BAD_DATA, Candle, MarketCache, Update, now_ms
+from consumers.market_cache import MarketCache, Update, now_ms
 from consumers.ta_service import (
     SIGNALS_CHANNEL,
-    Signal,
     State,
     TaService,
-    analyse,
-    changes,
     indicators_key,
-    parse_signal,
-    state_after,
     state_key,
 )
 from redis_log import read_log
-from tests.candles import from_closes, put_candles, walk
-from tests.conftest import RedisServer, lose_an_answer
+from tests.candles import from_closes, put_candles
+from tests.support import RedisServer, lose_an_answer
 
 RISING = from_closes([100 * 1.01**n for n in range(100)])
+
+
 FALLING = from_closes([100 * 0.99**n for n in range(100)])
-
-
-class TestStates:
-    def test_analysis_of_a_series(self) -> None:
-        candles = walk(300)
-        result = analyse(candles)
-        assert result["timestamp"] == candles[-1].timestamp
-        assert result["ribbon"]["emas"] == indicators.ema_ribbon(candles).emas
-        assert result["squeeze"] == indicators.squeeze(candles)._asdict()
-        assert result["stoch_rsi"] == indicators.stoch_rsi(candles)._asdict()
-        assert result["reasons"] == {}
-
-    @pytest.mark.parametrize(
-        ("candles", "missing"),
-        [
-            (walk(1), {"ribbon", "squeeze", "stoch_rsi"}),
-            (walk(40), {"ribbon"}),
-            (from_closes([5.0] * 100), {"squeeze", "stoch_rsi"}),
-        ],
-    )
-    def test_what_cannot_be_computed_is_none(
-        self, candles: list[Candle], missing: set[str]
-    ) -> None:
-        result = analyse(candles)
-        assert set(result["reasons"]) == missing
-        assert all(result[name] is None for name in missing)
-        json.dumps(result, allow_nan=False)
-
-    def test_what_is_mixed_or_unknown_changes_nothing(self) -> None:
-        before = State(1, "up", "on", "low")
-        mixed = {"timestamp": 2, "ribbon": {"state": "mixed"}, "squeeze": None, "stoch_rsi": None}
-        assert state_after(before, mixed) == State(2, "up", "on", "low")
-        assert state_after(None, mixed) == State(2, None, None, None)
-        down = {
-            "timestamp": 3,
-            "ribbon": {"state": "down"},
-            "squeeze": {"on": False},
-            "stoch_rsi": {"zone": "middle"},
-        }
-        assert state_after(before, down) == State(3, "down", "off", "middle")
-
-    @pytest.mark.parametrize(
-        ("before", "after", "momentum", "names"),
-        [
-            (("up", "off", "middle"), ("up", "off", "middle"), 1, []),
-            (("up", "off", "middle"), ("down", "off", "middle"), 1, ["ribbon_down"]),
-            (("down", "off", "middle"), ("up", "off", "middle"), 1, ["ribbon_up"]),
-            ((None, None, None), ("up", "on", "low"), 1, []),
-            (("up", "on", "middle"), ("up", "off", "middle"), 0.1, ["squeeze_up"]),
-            (("up", "on", "middle"), ("up", "off", "middle"), -0.1, ["squeeze_down"]),
-            (("up", "on", "middle"), ("up", "off", "middle"), 0.0, []),
-            (("up", "off", "middle"), ("up", "on", "middle"), 1, []),
-            (("up", "on", "low"), ("up", "on", "middle"), 1, ["stoch_rsi_up"]),
-            (("up", "on", "low"), ("up", "on", "high"), 1, ["stoch_rsi_up"]),
-            (("up", "on", "high"), ("up", "on", "middle"), 1, ["stoch_rsi_down"]),
-            (("up", "on", "middle"), ("up", "on", "low"), 1, []),
-            (
-                ("up", "on", "low"),
-                ("down", "off", "high"),
-                -1,
-                ["ribbon_down", "squeeze_down", "stoch_rsi_up"],
-            ),
-        ],
-    )
-    def test_changes(
-        self, before: tuple[Any, ...], after: tuple[Any, ...], momentum: float, names: list[str]
-    ) -> None:
-        assert changes(State(1, *before), State(2, *after), momentum) == names
 
 
 @pytest.fixture
@@ -255,35 +183,3 @@ class TestTurn:
         put_candles(client, "AUSDT", "1h", RISING)
         service(client).turn(Update("1h", [], ["AUSDT"], 1, 1))
         assert client.keys("ta:*") == []
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"symbol": "A:*"},
-        {"symbol": 7},
-        {"timeframe": ["1h"]},
-        {"timeframe": "0m"},
-        {"signal": "_up"},
-        {"signal": None},
-        {"timestamp": "now"},
-        {"timestamp": 1e12},
-        {"candle": True},
-        {"more": 1},
-    ],
-)
-def test_what_is_no_signal_is_refused(change: dict[str, Any]) -> None:
-    signal = Signal("AUSDT", "1h", "ribbon_up", 1.0, 2, 1, 3)
-    assert parse_signal(json.dumps(signal._asdict())) == signal
-    with pytest.raises(BAD_DATA):
-        parse_signal(json.dumps(signal._asdict() | change))
-
-
-@pytest.mark.parametrize("text", ["", "[", "[" * 5000, "1e999", '{"timestamp":1e999}', "null"])
-def test_what_is_no_json_of_a_signal_is_refused(text: str) -> None:
-    with pytest.raises(BAD_DATA):
-        parse_signal(text)
-
-
-def test_names() -> None:
-    assert ta_service.update_channel("5m") == "ta:update:5m"

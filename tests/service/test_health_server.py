@@ -13,7 +13,7 @@ import pytest
 
 import health
 from health import HealthServer
-from tests.conftest import no_api
+from tests.support import no_api
 
 
 @pytest.fixture
@@ -22,8 +22,7 @@ def state() -> dict[str, Any]:
 
 
 @pytest.fixture
-def server(state: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[HealthServer]:
-    monkeypatch.setattr(health.JsonHandler, "timeout", 0.5)
+def server(state: dict[str, Any]) -> Iterator[HealthServer]:
     running = HealthServer("127.0.0.1", 0, lambda: (state["status"], state["body"]), no_api)
     running.start()
     yield running
@@ -84,16 +83,17 @@ def test_nonsense_is_refused_and_harms_nobody(
     assert capfd.readouterr().err == ""
 
 
-def test_idle_clients_hold_up_nobody_and_are_cut_off(server: HealthServer) -> None:
-    idle = [socket.create_connection(server.server_address[:2], timeout=5) for _ in range(20)]
+@pytest.mark.parametrize("idle_timeout_s", [600, 0.2], ids=["hold up nobody", "are cut off"])
+def test_idle_clients(
+    server: HealthServer, monkeypatch: pytest.MonkeyPatch, idle_timeout_s: float
+) -> None:
+    monkeypatch.setattr(health.JsonHandler, "timeout", idle_timeout_s)
+    idle = [socket.create_connection(server.server_address[:2], timeout=20) for _ in range(20)]
     idle[0].sendall(b"GET /heal")
-    started = time.monotonic()
     assert ask(server, "GET", "/health")[0].status == 200
-    assert time.monotonic() - started < 0.4
     for sock in idle:
-        assert sock.recv(1) == b""  # closed by the server, within its time-out
+        assert idle_timeout_s > 1 or sock.recv(1) == b""  # closed by the server
         sock.close()
-    assert time.monotonic() - started < 3
 
 
 def test_a_port_in_use_is_an_os_error(server: HealthServer) -> None:
@@ -114,9 +114,7 @@ def test_stop_wakes_up_a_server_that_waits_for_clients() -> None:
     running = HealthServer("127.0.0.1", 0, dict, no_api)  # type: ignore[arg-type]
     running.start()
     time.sleep(0.1)  # so it waits; if it does not yet, this shows nothing but fails nothing
-    started = time.monotonic()
-    running.stop()
-    assert time.monotonic() - started < 0.3
+    running.stop()  # which would wait for ever
     assert not running._thread.is_alive()
 
 

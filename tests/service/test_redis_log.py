@@ -1,0 +1,216 @@
+"""The message log on a real Redis, and its command."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import redis_log
+from redis_log import DEFAULT_KEY, LoggedRedis, follow_log, read_log
+from tests.support import ENVIRON, ROOT, RedisServer, until
+
+
+def entries(client: redis.Redis, **wanted: Any) -> list[tuple[str, str, str, str]]:
+    """(type, channel, summary, payload_size), newest first."""
+    fields = ("type", "channel", "summary", "payload_size")
+    return [tuple(e[f] for f in fields) for e in read_log(client, **wanted)]  # type: ignore[misc]
+
+
+class TestCommand:
+    @staticmethod
+    def run(*arguments: str, url: str, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "redis_log.py"), *arguments],
+            text=True,
+            timeout=20,
+            capture_output=True,
+            env={**ENVIRON, "REDIS_URL": url, **environ},
+        )
+
+    def test_prints_a_line_an_entry_oldest_first(self, redis_server: RedisServer) -> None:
+        market = LoggedRedis(redis_server.client, "market-data")
+        market.publish("market:update:5m", "{}", "29 updated")
+        market.error("evil", "line\nbreak \x1b[31m <b>")
+        LoggedRedis(redis_server.client, "ta-service").signal("ta:signals", "{}", "flip")
+        done = self.run(url=redis_server.url)
+        lines = done.stdout.splitlines()
+        assert done.returncode == 0 and len(lines) == 3
+        assert re.search(r"Z  publish +market-data +market:update:5m +2 B  29 updated$", lines[0])
+        assert r"line\nbreak \x1b[31m <b>" in lines[1]
+        only = self.run("--type", "signal", "--source", "ta-service", url=redis_server.url)
+        assert only.stdout.splitlines() == [lines[2]]
+        last = self.run("--limit", "1", "--json", url=redis_server.url)
+        assert json.loads(last.stdout)["summary"] == "flip"
+
+    def test_follow_goes_on_through_a_pause_and_a_restart_of_redis(
+        self, redis_server: RedisServer, tmp_path: Path
+    ) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        logged.error("a", "first")
+        output = tmp_path / "out"
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "redis_log.py"), "--follow"],
+                stdout=file,
+                stderr=subprocess.DEVNULL,
+                # Where the tests run in the background, SIGINT is ignored from the start.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+                env={**ENVIRON, "REDIS_URL": redis_server.url},
+            )
+        try:
+            until(lambda: "first" in output.read_text(), 10)
+            logged.error("a", "second")
+            until(lambda: "second" in output.read_text(), 10)
+            redis_server.pause()
+            time.sleep(redis_log.SOCKET_TIMEOUT_S + 1)
+            redis_server.resume()
+            redis_server.kill()
+            time.sleep(0.1)  # so that the ids of the new stream are greater
+            redis_server.start()
+            logged.error("a", "third")
+            until(lambda: "third" in output.read_text(), 10)
+            assert len(output.read_text().splitlines()) == 3
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+        finally:
+            process.kill()
+            process.wait()
+
+    @pytest.mark.parametrize(
+        "url", ["localhost", "redis://u:secret@127.0.0.1:1/0", "redis://:secret/x@host/0"]
+    )
+    def test_an_unreachable_redis_is_one_line(self, url: str) -> None:
+        done = self.run(url=url)
+        assert done.returncode == 1
+        assert len(done.stderr.splitlines()) == 1 and "secret" not in done.stderr
+
+    @pytest.mark.parametrize(
+        "arguments", [["--limit", "0"], ["--limit", "x"], ["--type", "no"], ["--source", "no"]]
+    )
+    def test_bad_arguments(self, arguments: list[str]) -> None:
+        done = self.run(*arguments, url="redis://127.0.0.1:1/0")
+        assert done.returncode == 2 and arguments[0] in done.stderr
+
+    def test_a_reader_that_has_enough(self, redis_server: RedisServer) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        batch = logged.batch()
+        for number in range(5000):
+            batch.error("x", f"entry {number} " + "." * 100)
+        logged.send(batch)
+        command = f"{sys.executable} {ROOT / 'redis_log.py'} --limit 5000 | head -1"
+        done = subprocess.run(
+            command,
+            shell=True,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            env={**ENVIRON, "REDIS_URL": redis_server.url},
+        )
+        assert len(done.stdout.splitlines()) == 1 and done.stderr == ""
+
+
+class TestLoggedRedis:
+    def test_a_batch_is_one_transaction_writes_then_log_then_publishes(
+        self, redis_server: RedisServer
+    ) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        logged.cache_read("warm-up")
+        batch = logged.batch()
+        batch.publish("ch", "hello")
+        batch.cache_write("k1", "v", 5)
+        batch.error("k3", "gone")
+        batch.cache_write("k2", "v", 5)
+        with redis_server.client.monitor() as monitor:
+            logged.send(batch)
+            seen = []
+            while "EXEC" not in seen:
+                seen.append(monitor.next_command()["command"].split()[0])
+        seen = seen[seen.index("MULTI") :]  # a new connection says HELLO
+        assert seen == ["MULTI", "SET", "SET", "XADD", "XADD", "XADD", "XADD", "PUBLISH", "EXEC"]
+
+    def test_the_log_is_capped(self, redis_server: RedisServer) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data", log_maxlen=100)
+        for _ in range(10):
+            batch = logged.batch()
+            for _ in range(60):
+                batch.error("x", "y")
+            logged.send(batch)
+        assert 100 <= redis_server.client.xlen(DEFAULT_KEY) <= 220  # "~" keeps whole nodes
+
+    def test_a_log_of_another_type_breaks_nothing(self, redis_server: RedisServer) -> None:
+        client = redis_server.client
+        client.set(DEFAULT_KEY, "not a stream")
+        logged = LoggedRedis(client, "market-data")
+        logged.cache_write("k", "v", 5)
+        assert client.get("k") == "v" and "WRONGTYPE" in logged.log_error
+        logged.error("k", "only a log entry")
+        assert logged.cache_read("k")[0].value == "v"
+        client.delete(DEFAULT_KEY)
+        logged.cache_write("k", "v", 5)
+        assert logged.log_error == "" and len(read_log(client)) == 1
+
+    def test_a_log_without_permission_breaks_nothing(self, redis_server: RedisServer) -> None:
+        redis_server.client.execute_command(
+            "ACL", "SETUSER", "u", "on", ">p", "~market:*", "&*", "+@all"
+        )
+        client = redis_log.connect(redis_server.url.replace("//", "//u:p@"))
+        logged = LoggedRedis(client, "market-data")
+        logged.cache_write("market:k", "v", 5)
+        logged.publish("ch", "x")
+        logged.error("market:k", "nobody hears it")
+        assert client.get("market:k") == "v" and "permission" in logged.log_error
+        assert redis_server.client.xlen(DEFAULT_KEY) == 0
+
+    def test_what_is_refused_is_raised_and_not_logged(self, redis_server: RedisServer) -> None:
+        redis_server.client.config_set("maxmemory", "1")
+        logged = LoggedRedis(redis_server.client, "market-data")
+        with pytest.raises(redis.ResponseError, match="memory"):
+            logged.cache_write("k", "v", 5)
+        redis_server.client.config_set("maxmemory", "0")
+        assert read_log(redis_server.client) == []
+
+    def test_a_lost_redis_is_raised(self, redis_server: RedisServer) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        redis_server.kill()
+        with pytest.raises(redis.ConnectionError):
+            logged.publish("ch", "x")
+
+    def test_a_write_that_redis_gets_late_does_not_live_longer(
+        self, redis_server: RedisServer
+    ) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        logged.cache_read("warm-up")
+        redis_server.pause()
+        with pytest.raises(redis.TimeoutError):
+            logged.cache_write("k", "v", 30)
+        redis_server.resume()
+        left_ms = until(lambda: max(0, redis_server.client.pttl("k")), 5, what="the late write")
+        assert left_ms < 30_000 - redis_log.SOCKET_TIMEOUT_S * 1000 + 100
+
+
+class TestReadLog:
+    def test_entries_that_others_wrote_badly(self, redis_server: RedisServer) -> None:
+        client: Any = redis_server.client
+        client.xadd(DEFAULT_KEY, {"summary": b"\xff\xfe", "id": "evil"})
+        [entry] = read_log(client)
+        assert entry["summary"] == r"\xff\xfe" and re.fullmatch(r"\d+-0", entry["id"])
+
+    def test_follow_yields_what_is_added(self, redis_server: RedisServer) -> None:
+        logged = LoggedRedis(redis_server.client, "market-data")
+        logged.publish("before", "x")
+        after = read_log(redis_server.client, 1)[0]["id"]
+        following = follow_log(redis_log.connect(redis_server.url), after)
+        logged.publish("ch", "x")
+        logged.signal("ch", "y")
+        added = next(following) + next(following)
+        assert [entry["type"] for entry in added] == ["publish", "signal"]
+        assert next(following) == []

@@ -1,0 +1,182 @@
+"""What tests start and wait for: a moved clock, a real Redis, programs of the project."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+import redis_log
+from embedded_redis import executable
+from redis_log import Batch, LoggedRedis
+
+ROOT = Path(__file__).parent.parent
+# What programs are started with, besides a test's own settings: nothing of who runs the tests.
+ENVIRON = {name: os.environ[name] for name in ("PATH", "REDIS_SERVER") if name in os.environ}
+
+# What is promised within some seconds may take so many times as long where other programs keep the
+# machine busy. Whoever waits goes on as soon as it is so, so patience costs nothing.
+PATIENCE = 4
+
+
+def no_api(path: str, query: str) -> tuple[int, bytes]:
+    """For a HealthServer whose /api/ is not what a test is about."""
+    return 404, b"{}"
+
+
+class Clock:
+    """Seconds that pass only when someone waits; `wait` is what RateLimiter takes."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.waits: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        self.now += seconds
+        return False
+
+
+def until(
+    condition: Callable[[], Any], within_s: float, every_s: float = 0.02, what: str = ""
+) -> Any:
+    """The first true value of `condition`; the test fails if there is none within `within_s`, or
+    PATIENCE times as long."""
+    give_up_at = time.monotonic() + within_s * PATIENCE
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"not within {within_s * PATIENCE} s: {what or condition}")
+        time.sleep(every_s)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A real Redis on a port of its own, that can be killed, paused and started again."""
+
+    # It keeps nothing; tests may move its folder, and fill it.
+    OPTIONS = (
+        *("--save", "", "--appendonly", "no"),
+        *("--enable-protected-configs", "yes", "--enable-debug-command", "yes"),
+    )
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.client = redis_log.connect(self.url)
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [executable(), "--port", str(self.port), "--bind", "127.0.0.1", *self.OPTIONS],
+            stdout=subprocess.DEVNULL,
+        )
+        until(self.answers, 10, what="redis-server answers")
+
+    def answers(self) -> bool:
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def pause(self) -> None:
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self.process.send_signal(signal.SIGCONT)
+
+
+def lose_an_answer(monkeypatch: pytest.MonkeyPatch, logged: LoggedRedis, type_: str) -> None:
+    """The next transaction of `logged` with an entry of that type is done, but seems to fail."""
+    send = logged.send
+
+    def lose(batch: Batch) -> None:
+        send(batch)
+        if any(entry["type"] == type_ for entry in batch.entries):
+            monkeypatch.undo()
+            raise redis.TimeoutError("lost")
+
+    monkeypatch.setattr(logged, "send", lose)
+
+
+class Program:
+    """A program of the project as a subprocess; its output is in `lines()`."""
+
+    def __init__(self, log: Path, arguments: list[str], environ: dict[str, str]) -> None:
+        self.log = log
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                env={**ENVIRON, "PYTHONUNBUFFERED": "1", **environ},
+            )
+
+    def lines(self, containing: str = "") -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if containing in line]
+
+    def stop(self, number: int = signal.SIGTERM, within_s: float = 5) -> int:
+        """Its exit code; the test fails if it does not end within `within_s`, or PATIENCE times
+        as long."""
+        self.process.send_signal(number)
+        return self.process.wait(timeout=within_s * PATIENCE)
+
+    def end(self) -> None:
+        """Kill it if it still runs, and print what it said, for a test that failed."""
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        print(self.log.read_text())
+
+
+class Service(Program):
+    """`python market_data.py`."""
+
+    def __init__(self, log: Path, arguments: list[str], environ: dict[str, str]) -> None:
+        self.port = int(environ["HEALTH_PORT"])
+        super().__init__(log, ["market_data.py", *arguments], environ)
+
+    def health(self) -> tuple[int, dict[str, Any]]:
+        """(0, {}) while nothing listens."""
+        url = f"http://127.0.0.1:{self.port}/health"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+        except OSError:
+            return 0, {}
+
+    def is_status(self, status: str) -> bool:
+        return self.health()[1].get("status") == status
+
+    def wait_for(self, status: str, within_s: float = 20) -> dict[str, Any]:
+        """The body of /health once it says `status`."""
+        until(lambda: self.is_status(status), within_s, what=f"status {status}")
+        return self.health()[1]

@@ -1,0 +1,22 @@
+"""Log lines."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from market_data import (
+    event,
+)
+
+
+class TestLogLines:
+    def test_logfmt(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO, "market_data")
+        event(logging.INFO, "refresh", timeframe="5m", updated=29, reason="")
+        event(logging.INFO, "x", url="http://h/?a=1", text='say "no"\nnow', plain="a,b:c/d")
+        assert caplog.messages == [
+            'event=refresh timeframe=5m updated=29 reason=""',
+            r'event=x url="http://h/?a=1" text="say \"no\"\nnow" plain=a,b:c/d',
+        ]

@@ -1,0 +1,162 @@
+"""LoggedRedis on a fake and on a real Redis, the reading of the log, and the command."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import fakeredis
+import pytest
+import redis
+
+import redis_log
+from redis_log import DEFAULT_KEY, LoggedRedis, iso_ms, read_log, redact
+
+
+@pytest.fixture
+def fake() -> redis.Redis:
+    return fakeredis.FakeRedis(decode_responses=True)
+
+
+@pytest.fixture
+def logged(fake: redis.Redis) -> LoggedRedis:
+    return LoggedRedis(fake, "ta-service")
+
+
+def entries(client: redis.Redis, **wanted: Any) -> list[tuple[str, str, str, str]]:
+    """(type, channel, summary, payload_size), newest first."""
+    fields = ("type", "channel", "summary", "payload_size")
+    return [tuple(e[f] for f in fields) for e in read_log(client, **wanted)]  # type: ignore[misc]
+
+
+class TestLoggedRedis:
+    def test_each_operation_is_done_and_logged(self, logged: LoggedRedis, fake: Any) -> None:
+        heard = fake.pubsub(ignore_subscribe_messages=True)
+        heard.subscribe("a", "b", "c")
+        heard.get_message(timeout=1)
+        logged.cache_write("key", "wért", 60, "a value")
+        logged.publish("a", "p1")
+        logged.signal("b", "s1", "up")
+        logged.trade("c", "t1")
+        logged.error("key", "it broke")
+        [read, none] = logged.cache_read("key", "none")
+        assert read.value == "wért" and 59 < read.left_s <= 60 and none == (None, 0)
+        assert 0 < fake.pttl("key") <= 60_000
+        messages = [heard.get_message(timeout=1) for _ in range(5)]
+        assert [m["data"] for m in messages if m] == ["p1", "s1", "t1"]
+        assert entries(fake) == [
+            ("cache_read", "*", "2 keys, 1 missing", "5"),
+            ("error", "key", "it broke", "0"),
+            ("trade", "c", "", "2"),
+            ("signal", "b", "up", "2"),
+            ("publish", "a", "", "2"),
+            ("cache_write", "key", "a value", "5"),
+        ]
+        entry = read_log(fake, 1)[0]
+        assert set(entry) == {
+            "id",
+            "type",
+            "channel",
+            "source",
+            "summary",
+            "payload_size",
+            "timestamp",
+        }
+        assert entry["source"] == "ta-service"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["timestamp"])
+
+    @pytest.mark.parametrize(
+        ("keys", "channel", "summary"),
+        [
+            (["m:A:5m"], "m:A:5m", "missing"),
+            (["m:A:5m", "m:A:5m"], "m:A:5m", "2 keys, 2 missing"),
+            (["m:AB:5m", "m:CB:5m", "m:CB:5m"], "m:*:5m", "3 keys, 3 missing"),
+        ],
+    )
+    def test_a_read_of_many_keys_is_one_entry(
+        self, logged: LoggedRedis, fake: Any, keys: list[str], channel: str, summary: str
+    ) -> None:
+        logged.cache_read(*keys)
+        assert entries(fake) == [("cache_read", channel, summary, "0")]
+
+    def test_a_write_without_a_ttl_is_kept(self, logged: LoggedRedis, fake: Any) -> None:
+        logged.cache_write("key", "value")
+        assert fake.pttl("key") == -1 and logged.cache_read("key") == [("value", math.inf)]
+
+    def test_an_unknown_source_is_refused(self, fake: redis.Redis) -> None:
+        with pytest.raises(ValueError, match="trader-bot"):
+            LoggedRedis(fake, "me")
+
+
+@pytest.fixture(scope="module")
+def filled() -> redis.Redis:
+    """5000 entries; every 10th is a signal, every 50th is the dashboard's."""
+    fake = fakeredis.FakeRedis(decode_responses=True)
+    for number in range(5000):
+        kind = "signal" if number % 10 == 0 else "publish"
+        source = "dashboard" if number % 50 == 0 else "market-data"
+        fake.xadd(DEFAULT_KEY, {"type": kind, "source": source, "summary": str(number)})
+    return fake
+
+
+class TestReadLog:
+    @pytest.mark.parametrize("limit", [1, 7, 1000])
+    @pytest.mark.parametrize("type_", [None, "signal", "trade"])
+    @pytest.mark.parametrize("source", [None, "dashboard", "trader-bot"])
+    def test_filters_like_a_plain_filter(
+        self, filled: Any, limit: int, type_: str | None, source: str | None
+    ) -> None:
+        plain = [
+            fields["summary"]
+            for _, fields in filled.xrevrange(DEFAULT_KEY)
+            if type_ in (None, fields["type"]) and source in (None, fields["source"])
+        ]
+        found = read_log(filled, limit, type_, source)
+        assert [entry["summary"] for entry in found] == plain[:limit]
+
+    def test_an_empty_log(self, fake: redis.Redis) -> None:
+        assert read_log(fake, 10, "signal") == []
+
+
+class TestHelpers:
+    def test_iso_ms(self) -> None:
+        assert iso_ms(0) == "1970-01-01T00:00:00.000Z"
+        assert iso_ms(1_700_000_000.123) == "2023-11-14T22:13:20.123Z"
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://user:secret@host:6379/0",
+            "redis://:secret@host/0",
+            "redis://secret@host",
+            "redis://u:se@cret@host/0",
+            "redis://host/0?password=secret",
+            "rediss://u:secret@host",
+            "redis://:sec?ret@host/0",
+            "redis://:secret/x@host",
+        ],
+    )
+    def test_redact_shows_no_password(self, url: str) -> None:
+        assert "sec" not in redact(url) and "cret" not in redact(url) and "host" in redact(url)
+
+
+class TestSentinelUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis+sentinel://127.0.0.1/mymaster",
+            "redis+sentinel://127.0.0.1:26379",
+            "redis+sentinel://:secret@127.0.0.1:x/mymaster",
+            "redis+sentinel:///mymaster/0",
+        ],
+    )
+    def test_a_bad_url_is_refused_without_showing_it(self, url: str) -> None:
+        with pytest.raises(ValueError, match="must be like") as caught:
+            redis_log.connect(url)
+        assert "secret" not in str(caught.value)
+
+    def test_a_good_url_is_taken_apart(self) -> None:
+        client = redis_log.connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")
+        options = client.connection_pool.connection_kwargs
+        assert (options["username"], options["password"], options["db"]) == ("us@er", "p/w", 3)
