@@ -49,7 +49,7 @@ def ask(service: Service, path: str) -> Any:
 
 
 def rows(service: Service, symbol: str, interval: str, limit: int) -> list[list[Any]]:
-    """As the service answers them, which tests/test_local_api.py compares with the exchange."""
+    """As the service answers them, which tests/service/test_local_api.py compares with the exchange."""
     found: list[list[Any]] = ask(
         service, f"/api/v3/klines?symbol={symbol}&interval={interval}&limit={limit}"
     )
