@@ -8,17 +8,15 @@ https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
 from __future__ import annotations
 
 import io
-import json
 import math
 import random
 import re
 import threading
 import time
-from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from http.client import HTTPResponse
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlencode
 
 import requests
@@ -26,103 +24,34 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
-_MINUTE_MS = 60_000
-# Only lengths that divide a day: then every open time is a multiple of the length. Not 3d, 1w, 1M.
-TIMEFRAME_MS = {
-    **{f"{n}m": n * _MINUTE_MS for n in (1, 3, 5, 15, 30)},
-    **{f"{n}h": n * 60 * _MINUTE_MS for n in (1, 2, 4, 6, 8, 12)},
-    "1d": 1440 * _MINUTE_MS,
-}
-MAX_CANDLES = 1000  # of one klines answer
+from binance_answers import (
+    UNKNOWN_SYMBOL,
+    BadResponse,
+    Candles,
+    Listing,
+    RateLimited,
+    Rejected,
+    Retryable,
+    Stopped,
+    Ticker,
+    as_json,
+    error_of,
+    parse_json,
+    parse_klines,
+    parse_listing,
+    parse_tickers,
+)
+
 MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
-UNKNOWN_SYMBOL = -1121  # the exchange's error code
 
 WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
 REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
 
 MAX_ANSWER_BYTES = 5_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
-CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
 MAX_TRIES = 3
 TOO_LATE = "no time left before the next refresh"
 BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
-
-
-class BinanceError(Exception):
-    """What failed: a short `reason`, and HTTP `status` and exchange `code` where known. The reason
-    names no symbol, so that equal reasons are equal."""
-
-    def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
-        # Parts of it are the exchange's words: nothing may get through that is not plain text.
-        reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
-        super().__init__(reason)
-        self.reason, self.status, self.code = reason, status, code
-
-
-class Retryable(BinanceError):
-    """A time-out, a broken connection, HTTP 5xx: asking again may help."""
-
-
-class RateLimited(BinanceError):
-    """HTTP 429, 418 or 403, or the own budget is spent: nobody may ask for `retry_in_s` seconds."""
-
-    def __init__(self, reason: str, retry_in_s: float, status: int = 0) -> None:
-        super().__init__(reason, status=status)
-        self.retry_in_s = retry_in_s
-
-
-class Rejected(BinanceError):
-    """Any other 3xx or 4xx (unknown symbol, geo-blocked): asking again will not help."""
-
-
-class BadResponse(BinanceError):
-    """An answer that is not what the documentation promises; nothing of it may be used."""
-
-
-class Stopped(BinanceError):
-    """The program is ending, so nothing is waited for any more."""
-
-
-class Candles(NamedTuple):
-    """Candles of a symbol and timeframe, oldest first: their open times in ms UTC, and the rows of
-    the exchange's answer as JSON, `[...],[...]`, each with the documented 12 fields, no spaces."""
-
-    times: array[int]
-    rows: bytes
-
-    def part(self, first: int, last: int | None = None) -> Candles:
-        """Those of the slice [first:last]."""
-        times = self.times[first:last]
-        if not times:
-            return Candles(times, b"")
-        start = self.rows.index(b"[%d," % times[0])
-        end = self.rows.index(b"]", self.rows.rindex(b"[%d," % times[-1])) + 1
-        return Candles(times, self.rows[start:end])
-
-    def then(self, later: Candles) -> Candles:
-        """These and the `later` ones."""
-        rows = filter(None, (self.rows, later.rows))
-        return Candles(self.times + later.times, b",".join(rows))
-
-
-class Ticker(NamedTuple):
-    """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC. `row` is
-    the exchange's own object as JSON."""
-
-    price: float
-    change24h: float
-    volume: float
-    timestamp: int
-    row: bytes = b""
-
-
-class Listing(NamedTuple):
-    """What the exchange says of symbols: by symbol its status ("TRADING", "BREAK", ...) and its own
-    object as JSON; `rules` is the rest of the answer, the same for all symbols."""
-
-    statuses: dict[str, str]
-    rows: dict[str, bytes]
-    rules: dict[str, Any]
 
 
 # --- how much may be asked ---
@@ -360,7 +289,7 @@ class BinanceClient:
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
         params = {"symbols": as_json(symbols)}
-        rows = _parse(self._get("ticker/24hr", params, 1, give_up_at, acquired))
+        rows = parse_json(self._get("ticker/24hr", params, 1, give_up_at, acquired))
         return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
@@ -372,11 +301,11 @@ class BinanceClient:
             if error.code != UNKNOWN_SYMBOL:
                 raise
             info = self._get("exchangeInfo", {}, 10, give_up_at)
-        return parse_listing(_parse(info), symbols)
+        return parse_listing(parse_json(info), symbols)
 
     def server_time(self, give_up_at: float = math.inf) -> int:
         """The exchange's clock in ms UTC. Weight 1."""
-        answer = _parse(self._get("time", {}, 1, give_up_at))
+        answer = parse_json(self._get("time", {}, 1, give_up_at))
         if not isinstance(answer, dict) or type(answer.get("serverTime")) is not int:
             raise BadResponse("no serverTime in the answer")
         return int(answer["serverTime"])
@@ -431,7 +360,7 @@ class BinanceClient:
         if len(body) > MAX_ANSWER_BYTES:
             raise BadResponse(f"the answer is larger than {MAX_ANSWER_BYTES} bytes")
         if response.status_code != 200:
-            raise _error_of(response, body)
+            raise error_of(response.status_code, body)
         return body
 
     def _obey_limits(self, response: requests.Response) -> None:
@@ -444,44 +373,12 @@ class BinanceClient:
             raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
 
 
-# --- what the answers say ---
+# --- what headers and failures say ---
 
 
 def _header_int(response: requests.Response, name: str, default: int) -> int:
     text = response.headers.get(name, "").strip()
     return int(text[:9]) if re.fullmatch("[0-9]{1,99}", text) else default
-
-
-def _error_of(response: requests.Response, body: bytes) -> BinanceError:
-    """The error for an answer whose status is neither 200 nor a limit."""
-    status = response.status_code
-    if status >= 500:
-        return Retryable(f"HTTP {status}", status=status)
-    try:
-        answer = json.loads(body)
-        code, message = int(answer["code"]), str(answer["msg"])[:200]
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        what = "redirects are not followed" if 300 <= status < 400 else _excerpt(body)
-        return Rejected(f"HTTP {status}: {what}", status=status)
-    return Rejected(f"HTTP {status}: {message} (code {code})", status=status, code=code)
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return json.loads(body, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError) as error:
-        raise BadResponse(f"the answer is not JSON: {_excerpt(body)}") from error
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is not finite")
-    return number
-
-
-def as_json(value: Any) -> bytes:
-    """As the exchange writes it, without spaces."""
-    return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _network_reason(error: Exception) -> str:
@@ -493,118 +390,3 @@ def _network_reason(error: Exception) -> str:
         connecting = isinstance(error, requests.ConnectTimeout)
         return "no connection in time" if connecting else "no whole answer in time"
     return f"connection failed: {getattr(root, 'strerror', None) or root or type(root).__name__}"
-
-
-def _excerpt(body: bytes) -> str:
-    return repr(body[:40].decode("latin-1")) + ("..." if len(body) > 40 else "")
-
-
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-_INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?!0[0-9])[0-9]++(?:\.[0-9]++)?+"'
-# Of what is only passed on: whatever is one word. For that, nobody need be without candles.
-_WORD = rb'(?:"[A-Za-z0-9_.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
-_KLINE = {
-    "open time": _INTEGER,
-    "open": _DECIMAL,
-    "high": _DECIMAL,
-    "low": _DECIMAL,
-    "close": _DECIMAL,
-    "volume": _DECIMAL,
-    "close time": _WORD,
-    "quote volume": _WORD,
-    "trades": _WORD,
-    "takers' volume": _WORD,
-    "takers' quote volume": _WORD,
-    "unused field": _WORD,
-}
-_ROW = rb"\[" + rb",".join(_KLINE.values()) + rb"\]"
-_KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
-
-
-def parse_klines(body: bytes, timeframe: str, now_ms: int) -> Candles:
-    """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
-
-    A row is a list of what _KLINE names: an integer, decimal numbers as strings, and six more.
-    """
-    if not _KLINES.fullmatch(body):
-        body = _plainly(body)
-    fields, size = body.translate(None, b'[]"').split(b","), len(_KLINE)
-    times = array("q", map(int, fields[::size]))
-    numbers = (map(float, fields[nth::size]) for nth in range(1, 6))
-    previous_ms, step_ms = -1, TIMEFRAME_MS[timeframe]
-    for open_ms, opened, high, low, close, volume in zip(times, *numbers, strict=True):
-        if open_ms % step_ms:
-            raise _bad_candle(open_ms, f"not the open time of a {timeframe} candle")
-        if open_ms <= previous_ms:
-            raise _bad_candle(open_ms, "not in order")
-        if not (0 < low <= opened <= high and low <= close <= high and high + volume < math.inf):
-            raise _bad_candle(open_ms, f"contradicts itself: {opened, high, low, close, volume}")
-        previous_ms = open_ms
-    if previous_ms > now_ms + CLOCK_SKEW_MS:
-        raise _bad_candle(previous_ms, "from the future, by this machine's clock")
-    return Candles(times, body[1:-1])
-
-
-def _plainly(body: bytes) -> bytes:
-    """The klines answer as the exchange writes it, of one that has spaces, say, or more fields."""
-    rows = _parse(body)
-    if not isinstance(rows, list) or not rows:
-        raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
-    if len(rows) > MAX_CANDLES:
-        raise BadResponse(f"{len(rows)} candles in one answer")
-    for row in rows:
-        if not isinstance(row, list) or len(row) < len(_KLINE):
-            raise BadResponse(f"a candle without its {len(_KLINE)} fields: {str(row)[:60]}")
-        del row[len(_KLINE) :]
-        for (name, pattern), value in zip(_KLINE.items(), row, strict=True):
-            if not re.fullmatch(pattern, as_json(value)):
-                raise _bad_candle(row[0], f"its {name} is {str(value)[:60]!r}")
-    return as_json(rows)
-
-
-def _bad_candle(open_ms: object, what: str) -> BadResponse:
-    return BadResponse(f"candle {str(open_ms)[:20]}: {what}")
-
-
-def parse_tickers(
-    rows: Any, symbols: Sequence[str], now_ms: int
-) -> dict[str, Ticker | BadResponse]:
-    """Of a ticker/24hr answer the ticker of each of `symbols`, or what is wrong with it."""
-    if not isinstance(rows, list):
-        raise BadResponse("not a list of tickers")
-    by_symbol = {str(row.get("symbol")): row for row in rows if isinstance(row, dict)}
-    found: dict[str, Ticker | BadResponse] = {}
-    for symbol in symbols:
-        try:
-            found[symbol] = _parse_ticker(by_symbol.get(symbol, {}), now_ms)
-        except BadResponse as error:
-            found[symbol] = error
-    return found
-
-
-def _parse_ticker(row: Any, now_ms: int) -> Ticker:
-    texts = [row.get(name) for name in ("lastPrice", "priceChangePercent", "volume")]
-    if not all(type(text) is str and _NUMBER.fullmatch(text) for text in texts):
-        raise BadResponse(f"a ticker not made of numbers: {str(texts)[:80]}")
-    figures, close_ms = [float(text) for text in texts], row.get("closeTime")
-    price, change24h, volume = figures
-    if not (all(map(math.isfinite, figures)) and price > 0 and volume >= 0):
-        raise BadResponse(f"a ticker that cannot be: {figures}")
-    if type(close_ms) is not int or not 0 < close_ms <= now_ms + CLOCK_SKEW_MS:
-        raise BadResponse(f"a ticker of the time {str(close_ms)[:20]!r}")
-    return Ticker(price, change24h, volume, close_ms, as_json(row))
-
-
-def parse_listing(info: Any, symbols: Sequence[str]) -> Listing:
-    """What an exchangeInfo says of those of `symbols` that are in it."""
-    entries = info.get("symbols") if isinstance(info, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise BadResponse("an exchangeInfo without its list of symbols")
-    if not all(type(entry.get(name)) is str for entry in entries for name in ("symbol", "status")):
-        raise BadResponse("an exchangeInfo with a symbol that has no name or no status")
-    found = {entry["symbol"]: entry for entry in entries if entry["symbol"] in symbols}
-    return Listing(
-        {symbol: entry["status"] for symbol, entry in found.items()},
-        {symbol: as_json(entry) for symbol, entry in found.items()},
-        {name: value for name, value in info.items() if name != "symbols"},
-    )

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Protocol
 from urllib.parse import parse_qsl
 
-from binance_client import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing, as_json
+from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing, as_json
 
 PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500

@@ -12,12 +12,10 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import json
 import logging
 import math
 import os
 import random
-import re
 import secrets
 import select
 import signal
@@ -25,43 +23,54 @@ import socket
 import sys
 import threading
 import time
-import zlib
-from array import array
-from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache, partial
-from itertools import pairwise
-from typing import Any, NamedTuple
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import redis
 
 import binance_client as binance
 import redis_log
-from binance_client import TOO_LATE, BinanceError, Candles, Listing, Ticker
+from binance_answers import (
+    TIMEFRAME_MS,
+    UNKNOWN_SYMBOL,
+    BadResponse,
+    BinanceError,
+    Listing,
+    Retryable,
+    Stopped,
+    Ticker,
+)
+from binance_client import TOO_LATE
+from candles import (
+    KEPT,
+    PRICE_TTL_S,
+    Price,
+    Series,
+    Update,
+    boot_s,
+    join,
+    ohlcv_key,
+    price_key,
+    update_channel,
+)
+from check import check
 from embedded_redis import embedded_redis
 from health import HealthServer
 from journal import LineFormatter, complain, event, log, log_bug, notify
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
+from settings import SPARE_WEIGHT, VERSION, Settings, SettingsError, Timeframe
 
-VERSION = "0.1.0"
-EXCHANGE_URL = "https://api.binance.us"
-DEFAULT_COINS = """BTC ETH SOL XRP ADA DOGE AVAX LINK DOT LTC BCH UNI ATOM XLM ALGO
-    NEAR FIL ICP HBAR VET AAVE GRT SHIB BNB SUI APT ARB OP ETC"""
-DEFAULT_SYMBOLS = ",".join(f"{coin}USDT" for coin in DEFAULT_COINS.split())
 LEADER_KEY = "market:leader"
-PRICE_TTL_S = 60
 OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
 HOURLY_S = 3600.0  # every series is read whole this often, and the listing of symbols
 LISTING_RETRY_S = 300.0
 LISTING_TTL_S = 2 * HOURLY_S
-SPARE_WEIGHT = 20  # a minute, for the listing, which weighs up to that, or for some retries
-RECENT = 8  # candles at the end of a series that are never compressed
-KEPT = 96  # older parts of series that are kept ready: all there are of 29 symbols in 3 timeframes
 GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refreshes never meet
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
@@ -73,7 +82,6 @@ REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and agai
 READY_AFTER_S = 60.0  # then systemd hears so even without a complete first fill
 CLOCK_STEP_S = 0.2  # by so much between two looks a wall clock is set, not slewed
 STOP_WITHIN_S = 4.0
-CHECK_WITHIN_S = 30.0  # --check does not wait for the end of a ban
 
 # Both take the key and a token. A lease is taken or renewed by whoever holds it, or if nobody does;
 # the answer is who holds it then.
@@ -83,308 +91,6 @@ _CLAIM = """
     redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
     return ARGV[1]"""
 _RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
-
-# The seconds that data ages by. The monotonic clock of Linux stands still while it is suspended.
-boot_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
-
-
-def ohlcv_key(symbol: str, timeframe: str) -> str:
-    return f"market:ohlcv:{symbol}:{timeframe}"
-
-
-def price_key(symbol: str) -> str:
-    return f"market:price:{symbol}"
-
-
-def update_channel(timeframe: str) -> str:
-    """The channel of a timeframe's refreshes, or of "all"."""
-    return f"market:update:{timeframe}"
-
-
-# --- settings ---
-
-
-class SettingsError(ValueError):
-    """Its `args`: a sentence for each bad variable."""
-
-
-class Timeframe(NamedTuple):
-    """How often the candles of `name` are refreshed and how long they live in Redis."""
-
-    name: str
-    refresh_s: int
-    ttl_s: int
-
-
-def _number(text: str, low: float, high: float, kind: type[int] | type[float] = int) -> float:
-    pattern = r"[0-9]{1,9}" if kind is int else r"[0-9]{1,9}(\.[0-9]{1,9})?"
-    if not re.fullmatch(pattern, text) or not low <= float(text) <= high:
-        raise ValueError(f"must be a {'whole ' * (kind is int)}number from {low} to {high}")
-    return kind(text)
-
-
-def _text(text: str, pattern: str, accepted: str) -> str:
-    if not re.fullmatch(pattern, text):
-        raise ValueError(f"must be {accepted}")
-    return text
-
-
-def _base_url(text: str) -> str:
-    url = text.rstrip("/")
-    loopback = r"https?://(localhost|127(\.[0-9]{1,3}){3}|\[::1\])(:[1-9][0-9]{0,4})?"
-    if url != EXCHANGE_URL and not re.fullmatch(loopback, url):
-        raise ValueError(
-            f"must be {EXCHANGE_URL}, the only exchange that this service may talk to, or a "
-            "loopback address like http://127.0.0.1:18080 for a simulation"
-        )
-    return url
-
-
-def _redis_url(text: str) -> str:
-    redis_log.connect(text)
-    return text
-
-
-def _symbols(text: str) -> tuple[str, ...]:
-    symbols = tuple(symbol.strip().upper() for symbol in text.split(","))
-    valid = text.isascii() and all(re.fullmatch(r"[A-Z0-9]{2,20}", symbol) for symbol in symbols)
-    if not valid or len(set(symbols)) < len(symbols):
-        raise ValueError("must be the exchange's symbols, each once, like BTCUSDT,ETHUSDT")
-    return symbols
-
-
-def _timeframes(text: str) -> tuple[Timeframe, ...]:
-    timeframes: list[Timeframe] = []
-    for part in text.split(","):
-        found = re.fullmatch(r"(\w+):([0-9]{1,5}):([0-9]{1,5})", part.strip(), re.ASCII)
-        names = [timeframe.name for timeframe in timeframes]
-        if not found or found[1] not in binance.TIMEFRAME_MS or found[1] in names:
-            raise ValueError(
-                "must be name:refresh:TTL in seconds, each name once, like 5m:30:120,1h:120:300; "
-                f"names are {' '.join(binance.TIMEFRAME_MS)}"
-            )
-        timeframes.append(Timeframe(found[1], int(found[2]), int(found[3])))
-        if not 1 <= timeframes[-1].refresh_s < timeframes[-1].ttl_s:
-            raise ValueError(f"must have a TTL longer than the refresh interval, unlike {part}")
-    if min(timeframe.refresh_s for timeframe in timeframes) >= PRICE_TTL_S:
-        raise ValueError(f"must have one that refreshes in under {PRICE_TTL_S} s, for the prices")
-    return tuple(timeframes)
-
-
-def _env(default: str, parse: Callable[..., Any], *accepted: Any) -> Any:
-    """A field of Settings: its variable's default, and how and within what its text is read."""
-    return field(metadata={"read": (default, parse, accepted)})
-
-
-_LEVELS = "DEBUG|INFO|WARNING|ERROR"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """All settings, checked. Each is the environment variable of the same name in capitals."""
-
-    binance_base_url: str = _env(EXCHANGE_URL, _base_url)
-    redis_url: str = _env(redis_log.DEFAULT_URL, _redis_url)
-    symbols: tuple[str, ...] = _env(DEFAULT_SYMBOLS, _symbols)
-    timeframes: tuple[Timeframe, ...] = _env("5m:30:120,1h:120:300,4h:300:600", _timeframes)
-    candle_limit: int = _env("500", _number, 10, binance.MAX_CANDLES)
-    refresh_offset_ms: int = _env("500", _number, 0, 10_000)
-    health_host: str = _env("127.0.0.1", _text, r"[\w.:-]+", "a host or address")
-    health_port: int = _env("8895", _number, 0, 65535)
-    max_workers: int = _env("32", _number, 1, 64)
-    weight_limit: int = _env("1200", _number, 20, binance.WEIGHT_LIMIT)
-    message_log_key: str = _env(
-        redis_log.DEFAULT_KEY, _text, r"(?!market:)\S+", "a key without spaces, not one of market:"
-    )
-    leader_ttl: float = _env("10", _number, 3, 60, float)
-    message_log_maxlen: int = _env(str(redis_log.DEFAULT_MAXLEN), _number, 100, 1_000_000)
-    log_level: str = _env("INFO", _text, _LEVELS, f"one of {_LEVELS}")
-    request_timeout: float = _env("5", _number, 0.1, 60, float)
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str]) -> Settings:
-        """Raises SettingsError that names each bad variable, its value and what is accepted."""
-        problems: list[str] = []
-        values: dict[str, Any] = {}
-        for each in fields(cls):
-            default, parse, accepted = each.metadata["read"]
-            name = each.name.upper()
-            text = environ.get(name, default).strip()
-            try:
-                values[each.name] = parse(text, *accepted)
-            except ValueError as error:
-                problems.append(f"{name}={redact(text)!r}: {error}")
-        if problems:
-            raise SettingsError(*problems)
-        settings = cls(**values)
-        # The limiter's window is longer than a minute.
-        needed = settings.weight_a_minute * (60 + settings.request_timeout) / 60 + SPARE_WEIGHT
-        if needed > settings.weight_limit:
-            raise SettingsError(
-                f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
-                "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
-            )
-        return settings
-
-    @property
-    def price_timeframe(self) -> Timeframe:
-        """The one that refreshes most often; prices are read with it."""
-        return min(self.timeframes, key=lambda timeframe: timeframe.refresh_s)
-
-    @property
-    def weight_a_minute(self) -> float:
-        """What all refreshes cost in steady state; each request weighs 1."""
-        count = len(self.symbols)
-        prices = math.ceil(count / binance.MAX_TICKER_SYMBOLS) * 60 / self.price_timeframe.refresh_s
-        return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
-
-
-# --- candles ---
-
-_CANDLE_JSON = b'{"timestamp":%b,"open":%b,"high":%b,"low":%b,"close":%b,"volume":%b}'
-_CANDLE_FIELDS = re.compile(rb"\[([0-9]++)" + rb',"([^"]++)"' * 5)
-_NONE_PACKED = zlib.compress(b"")
-_PRICE_JSON = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
-
-
-@dataclass(frozen=True, eq=False)
-class Series:
-    """The candles of a symbol and timeframe; replaced, never changed. Instants are of `boot_s`.
-
-    Held are the exchange's rows; what goes into Redis is made of them. All but the newest, which
-    change, get compressed: as they come, those of 350 symbols in 3 timeframes take 90 MB.
-    """
-
-    times: array[int]  # the open time of each in ms UTC
-    older: bytes  # the rows of the first ones, compressed; at their start perhaps some that went
-    recent: Candles  # those after them
-    fetched_at: float  # when it was asked for: what came cannot be older
-    expires_at: float
-    reread_at: float  # when to read it whole again
-
-    @classmethod
-    def of(cls, candles: Candles, *instants: float) -> Series:
-        """One of `candles` as they come."""
-        return cls(candles.times, _NONE_PACKED, candles, *instants)
-
-    @property
-    def newest_ms(self) -> int:
-        return self.times[-1]
-
-    @property
-    def older_count(self) -> int:
-        return len(self.times) - len(self.recent.times)
-
-    def candles(self) -> Candles:
-        """All of them."""
-        older = Candles(self.times[: self.older_count], zlib.decompress(self.older))
-        return older.part(0).then(self.recent)
-
-    def json(self) -> bytes:
-        """What goes into Redis; the numbers as the exchange writes them, digit for digit."""
-        parts = [_as_json(self.recent.rows)]
-        if self.older_count:
-            older = _older_json(self.older)
-            parts.insert(0, older[older.index(b'{"timestamp":%d,' % self.times[0]) :])
-        return b"[%b]" % b",".join(parts)
-
-    def packed(self) -> Series:
-        """The same, as much of it compressed as may be."""
-        if len(self.recent.times) <= 2 * RECENT:
-            return self
-        whole = self.candles()
-        older = zlib.compress(whole.part(0, -RECENT).rows, 1)
-        return replace(self, older=older, recent=whole.part(-RECENT))
-
-    def summary(self) -> str:
-        return f"{len(self.times)} candles to {iso_ms(self.newest_ms / 1000)}"
-
-
-@lru_cache(KEPT)
-def _older_json(older: bytes) -> bytes:
-    return _as_json(zlib.decompress(older))
-
-
-def _as_json(rows: bytes) -> bytes:
-    return b",".join(map(_CANDLE_JSON.__mod__, _CANDLE_FIELDS.findall(rows)))
-
-
-@dataclass(frozen=True)
-class Price:
-    """A ticker on its way into Redis."""
-
-    ticker: Ticker
-    fetched_at: float
-    expires_at: float
-
-    @property
-    def newest_ms(self) -> int:
-        return self.ticker.timestamp
-
-    def json(self) -> bytes:
-        return (_PRICE_JSON % self.ticker[:4]).encode()
-
-    def summary(self) -> str:
-        return f"price {self.ticker.price!r}"
-
-
-def join(held: Series, read: Candles, step_ms: int, limit: int) -> Series | None:
-    """`held` with its newest part replaced by what was `read`, at most `limit` candles.
-
-    None if something may be missing: it does not begin with one of `held` or leaves out what may
-    have been revised since (its newest or the one before), it ends before what is held, or it
-    has a gap that `held` has not. Then only reading the whole series can tell. That is also
-    simpler where it begins with one that is compressed, which takes an outage and gaps.
-    """
-    start = bisect_left(held.times, read.times[0])
-    if not held.older_count <= start <= max(0, len(held.times) - 2):
-        return None
-    if held.times[start] != read.times[0] or read.times[-1] < held.times[-1]:
-        return None
-    known = set(pairwise(held.times[start:]))
-    if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(read.times)):
-        return None
-    times = (held.times[:start] + read.times)[-limit:]
-    kept = held.recent.part(0, start - held.older_count)
-    return replace(held, times=times, recent=kept.then(read).part(-limit))
-
-
-@dataclass(frozen=True)
-class Update:
-    """What a refresh brought, as it is published: symbols, ms UTC, ms."""
-
-    updated: set[str]
-    failed: set[str]
-    timestamp: int
-    duration_ms: int
-
-    def including(self, earlier: Update | None) -> Update:
-        """This one and an `earlier` one that nobody has heard of, as one."""
-        updated = self.updated | earlier.updated if earlier else self.updated
-        return replace(self, updated=updated, failed=self.failed - updated)
-
-    def without(self, gone: set[str]) -> Update:
-        """This one, where what was read of the symbols in `gone` is too old by now."""
-        lost = self.updated & gone
-        return replace(self, updated=self.updated - lost, failed=self.failed | lost)
-
-    @staticmethod
-    def of_all(updates: Sequence[Update]) -> Update:
-        """Of several timeframes: updated in all, failed in any, the newest, the slowest."""
-        return Update(
-            updated=set.intersection(*(update.updated for update in updates)),
-            failed=set.union(*(update.failed for update in updates)),
-            timestamp=max(update.timestamp for update in updates),
-            duration_ms=max(update.duration_ms for update in updates),
-        )
-
-    def json(self, **name: object) -> str:
-        lists = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
-        times = {"timestamp": self.timestamp, "duration_ms": self.duration_ms}
-        return json.dumps(name | lists | times, separators=(",", ":"))
-
-    def summary(self) -> str:
-        return f"{len(self.updated)} updated, {len(self.failed)} failed"
 
 
 # --- loops ---
@@ -580,12 +286,12 @@ class MarketData:
         """Wait for a worker, and then for the limiter, whose permission is thus used at once. This
         thread waits and not the worker, whom another loop may need. `spare` weight is left."""
         if not self._idle_workers.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
-            raise binance.Retryable(TOO_LATE)
+            raise Retryable(TOO_LATE)
         try:
             if self.stopping.is_set():  # the executor takes no more jobs
-                raise binance.Stopped("stopping")
+                raise Stopped("stopping")
             if time.monotonic() >= give_up_at:  # what is not sent must not be charged
-                raise binance.Retryable(TOO_LATE)
+                raise Retryable(TOO_LATE)
             self._limiter.acquire(1, give_up_at, spare)
         except BinanceError:
             self._idle_workers.release()
@@ -608,7 +314,7 @@ class MarketData:
         for job, keys in jobs.items():
             try:
                 done = not job.cancel() and job.done()
-                failure: BinanceError = binance.Retryable("no answer before the next refresh")
+                failure: BinanceError = Retryable("no answer before the next refresh")
                 results |= job.result() if done else dict.fromkeys(keys, failure)
             except Exception as error:  # a bug, which must not harm other symbols
                 log_bug(error)
@@ -619,7 +325,7 @@ class MarketData:
         """The newest candles if they join what is held, else the whole series. The limiter was
         asked for the first request."""
         key = ohlcv_key(symbol, timeframe.name)
-        limit, step_ms = self.settings.candle_limit, binance.TIMEFRAME_MS[timeframe.name]
+        limit, step_ms = self.settings.candle_limit, TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
         klines = partial(self._binance.klines, symbol, timeframe.name)
@@ -657,7 +363,7 @@ class MarketData:
     def _is_unknown(self, symbol: str) -> bool:
         """Whether the exchange says that it has no such symbol. Called with _lock held."""
         error = self._failing.get(price_key(symbol))
-        return error is not None and error.code == binance.UNKNOWN_SYMBOL
+        return error is not None and error.code == UNKNOWN_SYMBOL
 
     def _fetch_prices(
         self, symbols: Sequence[str], give_up_at: float, acquired: bool = False
@@ -666,7 +372,7 @@ class MarketData:
         try:
             tickers = self._binance.tickers(symbols, give_up_at, acquired)
         except BinanceError as error:
-            if error.code != binance.UNKNOWN_SYMBOL or len(symbols) == 1:
+            if error.code != UNKNOWN_SYMBOL or len(symbols) == 1:
                 return {price_key(symbol): _bare(error) for symbol in symbols}
             half = len(symbols) // 2  # and so on, to learn which one it is
             first = self._fetch_prices(symbols[:half], give_up_at)
@@ -695,12 +401,12 @@ class MarketData:
                     and not isinstance(read, BinanceError)
                     and read.newest_ms < held.newest_ms
                 ):  # it is believed once held is stale
-                    result = binance.BadResponse("the answer is older than what is held")
+                    result = BadResponse("the answer is older than what is held")
                 _, kind, symbol, *name = key.split(":")
                 what = name[0] if name else kind
                 if name:
                     (failed if isinstance(result, BinanceError) else updated).add(symbol)
-                if isinstance(result, binance.Stopped):
+                if isinstance(result, Stopped):
                     continue
                 if isinstance(result, BinanceError):
                     if key not in self._failing:
@@ -985,7 +691,7 @@ class MarketData:
         """What is held under `key`; ApiError if it is too old, or not there."""
         with self._lock:
             held, error, leader = self._held.get(key), self._failing.get(key), self._leader
-        if error and error.code == binance.UNKNOWN_SYMBOL:
+        if error and error.code == UNKNOWN_SYMBOL:
             raise ApiError(error.code, "Invalid symbol.")
         if held and held.expires_at > boot_s():
             return held
@@ -1117,52 +823,6 @@ def once(settings: Settings) -> int:
     )
     complete = all(part["fresh"] == health["symbols"] for part in parts.values())
     return 0 if committed and complete else 1
-
-
-def server_name(info: Mapping[str, Any]) -> str:
-    """What INFO says that a server is: Valkey's `redis_version` is the Redis that it is like."""
-    if "valkey_version" in info:
-        return f"Valkey {info['valkey_version']}"
-    return f"Redis {info['redis_version']}"
-
-
-def check(settings: Settings) -> int:
-    """Say what is right and wrong with Redis, the exchange and each symbol; write nothing."""
-    failed = False
-
-    def say(what: str, fine: str, problem: object = "") -> None:
-        nonlocal failed
-        failed = failed or bool(problem)
-        print(f"{'FAIL' if problem else 'ok':<6}{what:<10}{problem or fine}")
-
-    count = len(settings.symbols)
-    say("settings", f"{count} symbols need {settings.weight_a_minute:.0f} weight a minute")
-    try:
-        info: Any = redis_log.connect(settings.redis_url).info("server")
-        old = [int(part) for part in info["redis_version"].split(".")[:2]] < [6, 2]
-        needed = f"{server_name(info)}: Redis 6.2 or newer is needed, or Valkey"
-        say("redis", server_name(info), old and needed)
-    except redis.RedisError as error:
-        say("redis", "", f"{redact(settings.redis_url)}: {error}")
-    url, timeout_s = settings.binance_base_url, settings.request_timeout
-    client = binance.BinanceClient(url, binance.RateLimiter(), timeout_s=timeout_s)
-    give_up_at = time.monotonic() + CHECK_WITHIN_S
-    try:
-        ahead_s = client.server_time(give_up_at) / 1000 - time.time()
-        say("exchange", url)
-        skewed = abs(ahead_s) > 1 and f"the exchange's is {ahead_s:+.1f} s off this one: use NTP"
-        say("clock", "right", skewed)
-        statuses = client.exchange_info(settings.symbols, give_up_at).statuses
-    except BinanceError as error:
-        say("exchange", "", f"{url}: {error}")
-        return 1
-    traded = [symbol for symbol in settings.symbols if statuses.get(symbol) == "TRADING"]
-    for symbol in settings.symbols:
-        if symbol not in traded:
-            status = statuses.get(symbol, "unknown")
-            say("symbol", "", f"{symbol} is {status}: take it out of SYMBOLS")
-    say("symbols", f"{len(traded)} of {count} are traded")
-    return int(failed)
 
 
 def serve(settings: Settings) -> int:

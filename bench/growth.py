@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from binance_client import MAX_TICKER_SYMBOLS, RateLimited, RateLimiter
-from market_data import GIVE_UP_SHARE, SPARE_WEIGHT
+from binance_answers import RateLimited
+from binance_client import MAX_TICKER_SYMBOLS, RateLimiter
+from market_data import GIVE_UP_SHARE
+from settings import SPARE_WEIGHT
 
 SECONDS = 1800  # three times the longest combination of the intervals
 SETTLED_S = 600  # by then nothing of the first fill is left in any window

@@ -50,7 +50,7 @@ from consumers.market_cache import (
 )
 from consumers.scanner import Scanner, score_key
 from consumers.ta_service import indicators_key
-from health import JsonHandler, JsonServer
+from http_server import JsonHandler, JsonServer
 from redis_log import SOURCES, TYPES, connect, follow_log, read_log, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")

@@ -9,21 +9,21 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import binance_client
+from binance_answers import Candles
+from candles import Series
 from consumers.market_cache import Candle, ohlcv_key, price_key, timeframe_ms
-from market_data import Series
 
 HOUR_MS = 3_600_000
 MIDNIGHT_MS = 1_795_478_400_000  # 2026-11-24T00:00:00Z
 
 
-def written(rows: Sequence[Sequence[Any]]) -> binance_client.Candles:
+def written(rows: Sequence[Sequence[Any]]) -> Candles:
     """Rows of the exchange as the client returns them."""
     text = json.dumps(rows, separators=(",", ":")).encode()
-    return binance_client.Candles(array("q", [row[0] for row in rows]), text[1:-1])
+    return Candles(array("q", [row[0] for row in rows]), text[1:-1])
 
 
-def rows_of(candles: binance_client.Candles) -> list[list[Any]]:
+def rows_of(candles: Candles) -> list[list[Any]]:
     rows: list[list[Any]] = json.loads(b"[%b]" % candles.rows)
     assert [row[0] for row in rows] == list(candles.times)
     return rows

@@ -24,9 +24,12 @@ import psutil
 import redis
 
 import redis_log
-from binance_client import TIMEFRAME_MS, WEIGHT_LIMIT
+from binance_answers import TIMEFRAME_MS
+from binance_client import WEIGHT_LIMIT
+from candles import PRICE_TTL_S, ohlcv_key, price_key
 from demo.exchange import Exchange
-from market_data import LEADER_KEY, PRICE_TTL_S, Timeframe, ohlcv_key, price_key
+from market_data import LEADER_KEY
+from settings import Timeframe
 from tests.chaos.record import Asked, Record
 
 LOOK_S = 0.5  # twice a second

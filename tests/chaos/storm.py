@@ -17,7 +17,8 @@ import redis
 
 from demo import faults
 from demo.exchange import Exchange
-from market_data import LEADER_KEY, Settings, Timeframe
+from market_data import LEADER_KEY
+from settings import Settings, Timeframe
 from tests.chaos.checker import Checker, Verdicts
 from tests.chaos.record import Door, Record, Span
 from tests.support import RedisServer, Service, free_port

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from market_data import Timeframe
+from settings import Timeframe
 from tests.chaos.checker import (
     Sample,
     Seen,

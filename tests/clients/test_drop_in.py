@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from demo.exchange import Exchange
-from market_data import VERSION
+from settings import VERSION
 from tests.support import Service, until
 
 COINS = ("BTC", "ETH", "SOL", "XRP")
@@ -49,7 +49,7 @@ def ask(service: Service, path: str) -> Any:
 
 
 def rows(service: Service, symbol: str, interval: str, limit: int) -> list[list[Any]]:
-    """As the service answers them, which tests/service/test_local_api.py compares with the exchange."""
+    """As the service has them; tests/service/test_local_api.py holds them to the exchange."""
     found: list[list[Any]] = ask(
         service, f"/api/v3/klines?symbol={symbol}&interval={interval}&limit={limit}"
     )

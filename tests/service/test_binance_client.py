@@ -11,17 +11,16 @@ from typing import Any
 
 import pytest
 
-from binance_client import (
+from binance_answers import (
     BadResponse,
-    BinanceClient,
     BinanceError,
     Candles,
     RateLimited,
-    RateLimiter,
     Rejected,
     Retryable,
     parse_klines,
 )
+from binance_client import BinanceClient, RateLimiter
 
 BASE = "https://api.binance.us"
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-import health
+import http_server
 from health import HealthServer
 from tests.support import no_api
 
@@ -87,7 +87,7 @@ def test_nonsense_is_refused_and_harms_nobody(
 def test_idle_clients(
     server: HealthServer, monkeypatch: pytest.MonkeyPatch, idle_timeout_s: float
 ) -> None:
-    monkeypatch.setattr(health.JsonHandler, "timeout", idle_timeout_s)
+    monkeypatch.setattr(http_server.JsonHandler, "timeout", idle_timeout_s)
     idle = [socket.create_connection(server.server_address[:2], timeout=20) for _ in range(20)]
     idle[0].sendall(b"GET /heal")
     assert ask(server, "GET", "/health")[0].status == 200

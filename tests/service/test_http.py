@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-import health
+import http_server
 from health import HealthServer
 from tests.support import Program, RedisServer, Service, free_port, no_api, until
 
@@ -93,7 +93,7 @@ class TestManyClients:
     def test_those_who_say_nothing_make_room_for_who_asks(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(health.JsonHandler, "timeout", 600)  # or they would leave by themselves
+        monkeypatch.setattr(http_server.JsonHandler, "timeout", 600)
         port = server.server_address[1]
         with ExitStack() as stack:
             idle = [
@@ -103,12 +103,12 @@ class TestManyClients:
             idle[-1].sendall(b"GET /hea")
             for _ in range(20):
                 assert get(port, "/health")[0] == 200
-            assert threading.active_count() < health.MAX_CONNECTIONS + 50
+            assert threading.active_count() < http_server.MAX_CONNECTIONS + 50
             idle[0].settimeout(5)
             assert idle[0].recv(1) == b""  # let go of, the oldest first
 
     def test_who_has_asked_is_not_let_go_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
         asked, go_on = threading.Semaphore(0), threading.Event()
 
         def state() -> tuple[int, dict[str, Any]]:
@@ -179,7 +179,7 @@ class TestKeptConnections:
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
     ) -> None:
-        monkeypatch.setattr(health, "MAX_CONNECTIONS", 2)
+        monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
         port = server.server_address[1]
         with monkeypatch.context() as without_threads:
 
@@ -199,7 +199,7 @@ class TestKeptConnections:
     def test_who_is_silent_the_longest_makes_room(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(health, "MAX_CONNECTIONS", 3)
+        monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
         port = server.server_address[1]
         kept = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(3)]
         silent = server._silent
@@ -239,7 +239,7 @@ class TestKeptConnections:
     def test_a_silent_one_is_closed_in_the_end(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(health, "KEEP_ALIVE_S", 0.3)
+        monkeypatch.setattr(http_server, "KEEP_ALIVE_S", 0.3)
         kept = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=5)
         for _ in range(2):
             kept.request("GET", "/health")
@@ -323,7 +323,7 @@ def test_a_storm_disturbs_nothing(
         job.result()  # raises if an answer did not come
     assert set(statuses) == {200} and len(statuses) == 6000
     assert not improper
-    assert threads < health.MAX_CONNECTIONS + 80
+    assert threads < http_server.MAX_CONNECTIONS + 80
     assert process.memory_info().rss - memory < 40e6
     done = len(service.lines("timeframe=5m")) - refreshes
     assert done >= 5

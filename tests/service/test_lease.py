@@ -22,8 +22,9 @@ import market_data
 import redis_log
 from consumers.market_cache import MarketCache
 from demo.exchange import Exchange
-from market_data import LEADER_KEY, MarketData, Settings
+from market_data import LEADER_KEY, MarketData
 from redis_log import Fenced, LoggedRedis, connect, read_log
+from settings import Settings
 from tests.chaos.checker import Listener
 from tests.chaos.record import Door, Record
 from tests.support import RedisServer, Service, executable, free_port, until

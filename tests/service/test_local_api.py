@@ -15,9 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import market_data
+from binance_answers import TIMEFRAME_MS
+from candles import boot_s
 from demo.exchange import Exchange
 from local_api import PREFIX, LocalApi
-from market_data import HOURLY_S, MarketData, Settings, boot_s
+from market_data import HOURLY_S, MarketData
+from settings import Settings
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SHIBUSDT")
 NEW = "SUIUSDT"  # listed so lately that all of its candles are held
@@ -178,7 +181,7 @@ def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
     ],
 )
 def test_each_range_that_is_held(still: Local, timeframe: str, params: dict[str, int]) -> None:
-    step = market_data.binance.TIMEFRAME_MS[timeframe]
+    step = TIMEFRAME_MS[timeframe]
     newest = int(still.now * 1000) // step * step
     asked = {"symbol": "BTCUSDT", "interval": timeframe, "limit": params.get("limit", HELD)}
     for name in ("start", "end"):

@@ -14,6 +14,7 @@ import pytest
 import redis
 
 import market_data
+from binance_answers import TIMEFRAME_MS
 from consumers import market_cache
 from consumers.market_cache import ALIVE_KEY, Candle, MarketCache, NoData, Update
 from redis_log import connect, read_log
@@ -36,7 +37,7 @@ def test_the_names_are_the_services() -> None:
     for name in ("ohlcv_key", "price_key", "update_channel"):
         arguments = ("BTCUSDT", "5m")[: 1 + (name == "ohlcv_key")]
         assert getattr(market_cache, name)(*arguments) == getattr(market_data, name)(*arguments)
-    for name, length_ms in market_data.binance.TIMEFRAME_MS.items():
+    for name, length_ms in TIMEFRAME_MS.items():
         assert market_cache.timeframe_ms(name) == length_ms
 
 

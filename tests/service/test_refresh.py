@@ -16,16 +16,13 @@ import pytest
 import redis
 
 import market_data
-from binance_client import Candles
+from binance_answers import Candles
+from candles import RECENT, Series
 from demo import market
 from demo.exchange import Exchange
-from market_data import (
-    RECENT,
-    MarketData,
-    Series,
-    Settings,
-)
+from market_data import MarketData
 from redis_log import Batch, read_log
+from settings import Settings
 from tests.support import PATIENCE
 
 

@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from demo.exchange import Exchange
-from market_data import MarketData, Settings
+from market_data import MarketData
 from redis_log import connect
+from settings import Settings
 from tests.support import RedisServer, executable, free_port, until
 
 USER = "market:secret"  # name and password of an account in Redis

@@ -12,7 +12,8 @@ from prometheus_client.samples import Sample
 
 import health
 import redis_log
-from market_data import MarketData, Settings
+from market_data import MarketData
+from settings import Settings
 from tests.support import ROOT
 
 [GROUP] = yaml.safe_load((ROOT / "docs/alerts.yml").read_text())["groups"]

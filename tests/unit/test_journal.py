@@ -6,9 +6,7 @@ import logging
 
 import pytest
 
-from market_data import (
-    event,
-)
+from journal import event
 
 
 class TestLogLines:

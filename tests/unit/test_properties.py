@@ -24,22 +24,23 @@ from hypothesis import strategies as st
 import binance_client
 import market_data
 import redis_log
-from binance_client import (
+from binance_answers import (
     TIMEFRAME_MS,
     BadResponse,
-    BinanceClient,
     BinanceError,
     Candles,
     Listing,
     RateLimited,
-    RateLimiter,
     Retryable,
     Ticker,
     parse_klines,
     parse_tickers,
 )
-from market_data import MarketData, Series, Settings, ohlcv_key
+from binance_client import BinanceClient, RateLimiter
+from candles import Series, ohlcv_key
+from market_data import MarketData
 from redis_log import DEFAULT_KEY, read_log
+from settings import Settings
 from tests.candles import rows_of, written
 from tests.support import Clock
 
