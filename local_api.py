@@ -13,15 +13,14 @@ import re
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Protocol
 from urllib.parse import parse_qsl
 
-from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, Listing, as_json
+from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Listing, as_json
+from candles import Series
 
 PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500
-KEPT_BODIES = 96  # ready answers, of 80 kB with 500 candles: each of 29 symbols in 3 timeframes
 LARGER_INTERVALS = ("3d", "1w", "1M")  # which the exchange has and this service never holds
 MINI = (
     "symbol",
@@ -69,19 +68,6 @@ class NotFresh(ApiError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(-1001, reason, 503)
-
-
-class Series(Protocol):
-    """Candles as they are held. Never changes and equals only itself, so that answers made of it
-    can be kept."""
-
-    @property
-    def times(self) -> Sequence[int]:
-        """The open times in ms UTC, ascending."""
-        ...
-
-    def candles(self) -> Candles: ...
-    def __hash__(self) -> int: ...
 
 
 class Market(Protocol):
@@ -132,7 +118,7 @@ class LocalApi:
             held = ", ".join(self._timeframes)
             raise ApiError(-1120, f"Invalid interval. Held here: {held}; TIMEFRAMES sets which.")
         series = self._market.series(params["symbol"], timeframe)
-        times, step_ms = series.times, TIMEFRAME_MS[timeframe]
+        times, step_ms = series.candles.times, TIMEFRAME_MS[timeframe]
         limit = min(int(params.get("limit", DEFAULT_LIMIT)), MAX_CANDLES)
         last = bisect_right(times, int(params["endTime"])) if "endTime" in params else len(times)
         if "startTime" in params:
@@ -151,7 +137,7 @@ class LocalApi:
                 f" Held here are {len(times)} candles from "
                 f"{times[0]} on; CANDLE_LIMIT sets how many.",
             )
-        return _rows(series, first, last)
+        return b"[%b]" % series.candles.part(first, last).rows
 
     def _tickers(self, name: str, params: dict[str, str]) -> bytes:
         asked = self._asked(params)
@@ -246,11 +232,6 @@ def _read(name: str, query: str) -> dict[str, str]:
 
 def _invalid(parameter: str, why: str = "") -> ApiError:
     return ApiError(-1130, f"Data sent for parameter '{parameter}' is not valid.{why}")
-
-
-@lru_cache(maxsize=KEPT_BODIES)
-def _rows(series: Series, first: int, last: int) -> bytes:
-    return b"[%b]" % series.candles().part(first, last).rows
 
 
 def _part(ticker: bytes, fields: dict[str, str]) -> bytes:

@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -47,7 +46,6 @@ from binance_answers import (
 )
 from binance_client import TOO_LATE
 from candles import (
-    KEPT,
     PRICE_TTL_S,
     Price,
     Series,
@@ -183,8 +181,6 @@ class MarketData:
         )
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
         self._idle_workers = threading.Semaphore(settings.max_workers)
-        # Later costs the first fill less time; with many series it would cost 90 MB until then.
-        self._pack_at_once = len(settings.symbols) * len(settings.timeframes) > KEPT
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
@@ -337,9 +333,9 @@ class MarketData:
                 if count < limit:
                     candles = klines(count, give_up_at, acquired)
                     acquired = False
-                    if joined := join(held, candles, step_ms, limit):
+                    if joined := join(held.candles, candles, step_ms, limit):
                         expires_at = asked_at + timeframe.ttl_s
-                        return {key: replace(joined, fetched_at=asked_at, expires_at=expires_at)}
+                        return {key: Series(joined, asked_at, expires_at, held.reread_at)}
             asked_at = boot_s()
             candles = klines(limit, give_up_at, acquired).part(-limit)
         except BinanceError as error:
@@ -347,8 +343,7 @@ class MarketData:
         # At random after the first time, so that not all are read whole in one refresh.
         reread_at = asked_at + HOURLY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
-        series = Series.of(candles, asked_at, expires_at, reread_at)
-        return {key: series.packed() if self._pack_at_once else series}
+        return {key: Series(candles, asked_at, expires_at, reread_at)}
 
     def _price_groups(self) -> list[list[str]]:
         """The symbols in calls of 20; each that the exchange does not know by itself, because it
@@ -638,20 +633,6 @@ class MarketData:
             self._commit_pause_s = min(2 * self._commit_pause_s, COMMIT_PAUSE_S)
             self._commit_after = now + self._commit_pause_s
 
-    def _pack(self) -> None:
-        """Compress what was read since the last time. Not before it is in Redis: that hurries."""
-        with self._lock:
-            series = {
-                key: held
-                for key, held in self._held.items()
-                if isinstance(held, Series) and key not in self._unwritten
-            }
-        for key, held in series.items():
-            if (packed := held.packed()) is not held:
-                with self._lock:
-                    if self._held.get(key) is held and key not in self._unwritten:
-                        self._held[key] = packed
-
     # --- life ---
 
     def start(self) -> None:
@@ -662,7 +643,6 @@ class MarketData:
         """Once a second: look at the lease, Redis, a hold, the message log, and whether loops
         turn."""
         self._mend_redis()
-        self._pack()
         _, held_s, status = self._limiter.state()
         self._note("exchange", f"on hold for {held_s:.0f} s after HTTP {status}" if held_s else "")
         self._note("message_log", self._logged.log_error)
@@ -767,7 +747,7 @@ class MarketData:
         """A timeframe's part of /health, or that of "price". Called with _lock held."""
         keys = self._keys(name)
         held = [self._held[key] for key in keys.values() if key in self._held]
-        at = max((entry.fetched_at for entry in held), default=None)
+        at = max((entry.asked_at for entry in held), default=None)
         body: dict[str, Any] = {
             "last_success": iso_ms(time.time() - (now - at)) if at else None,
             "age_s": round(now - at, 1) if at else None,
@@ -776,7 +756,9 @@ class MarketData:
         if name != "price":
             count, seconds = self._refreshes.get(name, (0, 0.0))
             body |= {"refreshes": count, "refresh_seconds": round(seconds, 3)}
-            body["candles"] = sum(len(entry.times) for entry in held if isinstance(entry, Series))
+            body["candles"] = sum(
+                len(entry.candles.times) for entry in held if isinstance(entry, Series)
+            )
         errors = {symbol: self._failing.get(key) for symbol, key in keys.items()}
         return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
 

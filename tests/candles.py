@@ -31,7 +31,7 @@ def rows_of(candles: Candles) -> list[list[Any]]:
 
 def as_held(rows: Sequence[Sequence[Any]]) -> Series:
     """As the service holds what it has just read."""
-    return Series.of(written(rows), 0, 0, 0)
+    return Series(written(rows), 0, 0, 0)
 
 
 def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) -> list[Candle]:

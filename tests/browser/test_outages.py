@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import COINS, WHOLE_S, Open, System
 from tests.browser.looks import cell, coin, column_texts, header, log_rows, reason, ticks
-from tests.support import RedisServer, until
+from tests.support import PATIENCE, RedisServer, until
 
 NOTICED_S = 15  # the longest until both pages know: a poll, and the time-out of a request
 PRICE_TTL_S = 60
@@ -54,7 +54,7 @@ def prices(page: Page) -> dict[str, str | None]:
 
 
 def says(page: Page, selector: str, text: Any, within_s: float = NOTICED_S) -> None:
-    expect(page.locator(selector)).to_contain_text(text, timeout=within_s * 1000)
+    expect(page.locator(selector)).to_contain_text(text, timeout=within_s * PATIENCE * 1000)
 
 
 def is_dimmed(page: Page, selector: str) -> bool:
@@ -64,10 +64,12 @@ def is_dimmed(page: Page, selector: str) -> bool:
 def goes_on(system: System, scanner: Page, status: Page) -> None:
     """Wait until both pages show live data again, and have not been loaded anew."""
     for page in (scanner, status):
-        expect(page.locator("#banner")).to_be_hidden(timeout=WHOLE_S * 1000)
+        expect(page.locator("#banner")).to_be_hidden(timeout=WHOLE_S * PATIENCE * 1000)
     until(lambda: all(prices(scanner).values()), WHOLE_S)
     before = prices(scanner)["BTCUSDT"] or ""
-    expect(cell(scanner, "BTCUSDT", "price")).not_to_have_text(before, timeout=NOTICED_S * 1000)
+    expect(cell(scanner, "BTCUSDT", "price")).not_to_have_text(
+        before, timeout=NOTICED_S * PATIENCE * 1000
+    )
     assert not is_dimmed(scanner, "#scanner-table") and not is_dimmed(status, "body")
     system.log("trader-bot").trade("paper:trades", "", "live again")
     until(lambda: "live again" in [row["summary"] for row in log_rows(status)], NOTICED_S)
@@ -85,7 +87,9 @@ class TestRedis:
         goes_on(system, scanner, status)
         says(status, "#redis .badge", "● answers")
         says(status, "#consumers li[data-consumer='scanner'] .badge", "● alive")
-        expect(scanner.locator("#chart-area svg")).to_be_visible(timeout=NOTICED_S * 1000)
+        expect(scanner.locator("#chart-area svg")).to_be_visible(
+            timeout=NOTICED_S * PATIENCE * 1000
+        )
 
     @staticmethod
     def take_away(redis_server: RedisServer, scanner: Page, status: Page) -> None:
@@ -143,7 +147,7 @@ class TestDashboard:
 
         system.dashboard = system.start_dashboard()
         for page in (scanner, status):
-            expect(page.locator("#banner")).to_be_hidden(timeout=NOTICED_S * 1000)
+            expect(page.locator("#banner")).to_be_hidden(timeout=NOTICED_S * PATIENCE * 1000)
         until(lambda: all(prices(scanner).values()), NOTICED_S)
 
 
@@ -154,7 +158,7 @@ class TestService:
         scanner.locator("#chart-panel").get_by_role("button", name="5m").click()
         expect(scanner.locator("#chart-area svg")).to_be_visible()
         for program in (system.service, system.ta_service):
-            assert program.stop()[0] == 0
+            assert program.stop() == 0
         self.check_status_page(status)
         assert all(prices(scanner).values())  # they are fresh for a minute
         expect(scanner.locator("#banner")).to_be_hidden()

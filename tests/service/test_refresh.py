@@ -17,7 +17,7 @@ import redis
 
 import market_data
 from binance_answers import Candles
-from candles import RECENT, Series
+from candles import Series
 from demo import market
 from demo.exchange import Exchange
 from market_data import MarketData
@@ -566,21 +566,6 @@ class TestRedisAway:
             service.keep()
         assert len(data_keys(fake)) == 9 and service.health()[1]["status"] == "ok"
         assert not any("event=bug" in message for message in caplog.messages)
-
-    def test_what_redis_lacks_is_not_compressed_in_vain(
-        self, make: Callable[..., MarketData], fake: Any
-    ) -> None:
-        broken = BrokenRedis(fake)
-        service = make(broken)
-        broken.error = redis.ConnectionError("gone")
-        turn(service)
-        with patch.object(Series, "packed") as packed:
-            service.keep()
-            assert not packed.called
-        broken.error = None
-        service.keep()
-        series = [held for held in service._held.values() if isinstance(held, Series)]
-        assert len(series) == 3 and all(len(each.recent.times) == RECENT for each in series)
 
     def test_what_is_refused_is_sent_ever_more_rarely_but_with_each_refresh(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch

@@ -21,16 +21,16 @@ def candle(time_: int, close: float = 1.0) -> list[Any]:
 
 class TestJoin:
     def joined(self, held: Sequence[int], *times: int, limit: int = 500) -> list[int] | None:
-        result = join(as_held([*map(candle, held)]), written([*map(candle, times)]), STEP, limit)
-        return [row[0] // STEP for row in rows_of(result.candles())] if result else None
+        result = join(written([*map(candle, held)]), written([*map(candle, times)]), STEP, limit)
+        return [row[0] // STEP for row in rows_of(result)] if result else None
 
     def test_what_overlaps_is_replaced_and_the_oldest_go(self) -> None:
         assert self.joined([1, 2, 3, 4], 3, 4, 5) == [1, 2, 3, 4, 5]
         assert self.joined([1, 2, 3, 4], 3, 4, 5, limit=4) == [2, 3, 4, 5]
         assert self.joined([1], 1) == [1]
         read = [candle(1), candle(2, close=9.0)]
-        result = join(as_held([candle(1), candle(2)]), written(read), STEP, 500)
-        assert result and rows_of(result.candles()) == read
+        result = join(written([candle(1), candle(2)]), written(read), STEP, 500)
+        assert result and rows_of(result) == read
 
     def test_what_may_hide_a_missing_candle_does_not_join(self) -> None:
         assert self.joined([1, 2, 3], 5, 6) is None  # no overlap
@@ -62,7 +62,7 @@ class TestJoin:
         rng = random.Random(seed)
         market = [candle(t, rng.random()) for t in range(400) if rng.random() > 0.03]
         now, limit = 60, 50
-        held = as_held([c for c in market if c[0] <= now * STEP][-limit:])
+        held = written([c for c in market if c[0] <= now * STEP][-limit:])
         while now < 390:
             for index, (open_ms, *_) in enumerate(market):
                 if now - 1 <= open_ms // STEP <= now and rng.random() < 0.5:
@@ -72,24 +72,8 @@ class TestJoin:
             begun = now - held.times[-1] // STEP
             count = max(3, 2 + begun)
             read = written(whole[-count:])
-            held = (join(held, read, STEP, limit) if count < limit else None) or as_held(whole)
-            if rng.random() < 0.7:
-                held = held.packed()
-            assert rows_of(held.candles()) == whole and list(held.times) == [c[0] for c in whole]
-            assert json.loads(held.json()) == json.loads(as_held(whole).json())
-
-    def test_what_is_older_is_compressed(self) -> None:
-        rows = [candle(t) for t in range(500)]
-        held = as_held(rows)
-        for n in range(500, 600):
-            rows = [*rows[1:-1], candle(n - 1, 2.0), candle(n)]
-            joined = join(held, written(rows[-3:]), STEP, 500)
-            assert joined
-            held = joined.packed()
-            assert rows_of(held.candles()) == rows and len(held.recent.times) <= 16
-            assert len(held.older) < 0.5 * len(written(rows).rows)
-        # The first that the next read begins with is compressed, so nothing is joined to it.
-        assert join(held, written(rows[-20:]), STEP, 500) is None
+            held = (join(held, read, STEP, limit) if count < limit else None) or written(whole)
+            assert rows_of(held) == whole
 
 
 class TestUpdate:

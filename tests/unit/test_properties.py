@@ -195,7 +195,6 @@ class TestMerging:
         [timeframe] = service.settings.timeframes
         key, limit = ohlcv_key("BTCUSDT", timeframe.name), service.settings.candle_limit
         before: Any = service._held.get(key)
-        service._pack()
         results = service._fetch_candles("BTCUSDT", timeframe, math.inf)
         update = service._store(timeframe.name, results, exchange.now)
         held: Any = service._held.get(key)
@@ -204,7 +203,7 @@ class TestMerging:
             assert exchange.failed or exchange.whole  # a bad part is no reason to have nothing
             return
         assert isinstance(held, Series)
-        candles, times = rows_of(held.candles()), list(held.times)
+        candles, times = rows_of(held.candles), list(held.candles.times)
         assert times == [row[0] for row in candles]
         assert times == sorted(set(times)) and len(times) <= limit
         assert [list(fields.values()) for fields in json.loads(held.json())] == [
@@ -546,7 +545,7 @@ def assert_promised_candles(candles: Candles, rows: Any) -> None:
     assert all(type(row) is list and len(row) >= 12 for row in rows)
     assert rows_of(candles) == [row[:12] for row in rows]
     assert b" " not in candles.rows and b"\n" not in candles.rows
-    read = json.loads(Series.of(candles, 0, 0, 0).json())
+    read = json.loads(Series(candles, 0, 0, 0).json())
     assert 0 < len(read) == len(rows)
     assert all(a["timestamp"] < b["timestamp"] for a, b in pairwise(read))
     for candle, row in zip(read, rows, strict=True):
