@@ -2,6 +2,6 @@
 
 In reading order: `exchange` (the simulated one, made fast), `contenders`, `measure` (processes,
 Redis and what goes through them), `programs` (the contenders, as they are run), `freshness` (a
-reader), `hour` (an hour from a window), `phases` (what is measured when), `growth` (how many
-symbols fit the limits), `report` (figures, bars, docs/benchmarks.md), and the program around it.
+reader), `hour` (an hour from a window), `phases` (what is measured when), `report` (figures, bars,
+docs/benchmarks.md), and the program around it.
 """

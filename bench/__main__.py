@@ -23,7 +23,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bench import local_api, phases, report
-from bench.growth import most_symbols
 from bench.measure import ROOT, Stage
 from bench.phases import say
 from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
@@ -101,7 +100,7 @@ def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) 
 def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
     """Everything; while it is too early for the window of steady state, some of the rest."""
     say("preparing the exchanges")
-    results: report.Results = {"machine": machine(), "most_symbols": most_symbols()}
+    results: report.Results = {"machine": machine()}
     stages = {c.key: Stage(stack, folder, c.key) for c in CONTENDERS}
     for stage in stages.values():
         stage.wait()

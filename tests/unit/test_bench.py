@@ -13,7 +13,6 @@ from bench import report
 from bench.__main__ import COMBINED_S, EARLIEST_S, LATEST_S, PREPARE_S, steady_start
 from bench.contenders import Job, candles_json
 from bench.freshness import delays_s, newest_ms
-from bench.growth import most_symbols, worst_share
 from bench.hour import Kind, an_hour, hourly_extras, kinds_between, refresh_lines, refreshes_an_hour
 from bench.measure import Counts, _Connection, percentile
 from bench.phases import spans
@@ -123,15 +122,9 @@ def test_a_job_is_read_from_the_environment() -> None:
     assert [tuple(timeframe) for timeframe in job.timeframes] == [("5m", 30, 120), ("1h", 120, 300)]
 
 
-@pytest.mark.slow
-def test_growth_ends_where_requests_no_longer_fit() -> None:
-    most = most_symbols()
-    assert worst_share(29) < 0.01 and 100 < most < 444  # 444: 1200 weight at 2.7 a symbol
-    assert worst_share(most) < 1 and worst_share(most + 1) == math.inf
-
-
 def results() -> dict[str, Any]:
-    """Figures of the service and of a contender that needs twice as much of everything."""
+    """Figures of the service, of two contenders that need two and three times as much of
+    everything, and of the service with more symbols."""
 
     def steady(times: int) -> dict[str, float]:
         return {
@@ -146,26 +139,26 @@ def results() -> dict[str, Any]:
 
     growth = {
         "cpu_share": 0.1,
-        "peak_mb": 120.0,
-        "weight_min": 980.0,
-        "requests_5min": 4900,
-        "median_ms": {"5m": 900.0},
-        "longest_ms": {"5m": 1500.0},
-        "failed": 3,
+        "peak_mb": 80.0,
+        "weight_min": 270.0,
+        "requests_5min": 1350,
+        "median_ms": {"5m": 200.0, "1h": 300.0, "4h": 400.0},
+        "longest_ms": {"5m": 250, "1h": 350, "4h": 400},
+        "failed": 0,
         "skipped": 0,
         "failed_at_start": 5,
         "refused": 0,
     }
+    many = {"cpu_share": 0.3, "peak_mb": 200.0, "failed": 261, "skipped": 1, "refused": 2}
     keys = ("service", "aiohttp", "before")
     return {
         "machine": "a machine",
-        "most_symbols": 292,
         "log_ms": [10.0, 20.0],
         "fill": {key: [1.0 * n, 1.2 * n] for n, key in enumerate(keys, 1)},
         "refresh": {key: [0.1 * n] for n, key in enumerate(keys, 1)},
         "fresh": {key: [1.0 * n, 1.1 * n] for n, key in enumerate(keys, 1)},
         "steady": {key: steady(n) for n, key in enumerate(keys, 1)},
-        "growth": {"350": growth},
+        "growth": {"100": growth, "350": growth | many},
         "local_api": {
             "paced": {"rate": 1500.0, "p50_ms": 1.0, "p99_ms": 4.0},
             "skipped": 0,
@@ -191,9 +184,45 @@ def test_bars() -> None:
     assert bars["cold fill, of the fastest other"].measured == pytest.approx(0.5)
     assert bars["freshness p99"].cells() == ["freshness p99", "≤ 1.2 s", "1.1 s", "met"]
     assert not bars["bytes an hour, of before"].met
-    assert not bars["350 symbols: refreshes skipped or symbols left out"].met
-    assert bars["350 symbols: CPU, of a core"].measured == pytest.approx(10)
+    assert bars["refresh, of the fastest other"].wanted == 0.8
+    assert bars["peak memory"].cells() == ["peak memory", "≤ 65 MB", "40 MB", "met"]
     assert not report.Bar("unknown", 1, math.nan).met
+
+
+def test_bars_for_more_symbols_end_at_100() -> None:
+    found = [bar for bar in report.bars(results()) if "symbols: " in bar.what]
+    assert [bar.cells() for bar in found] == [
+        ["100 symbols: peak memory", "≤ 90 MB", "80 MB", "met"],
+        ["100 symbols: CPU, of a core", "≤ 15 %", "10 %", "met"],
+        ["100 symbols: answers 429", "≤ 0", "0", "met"],
+        ["100 symbols: refreshes skipped or symbols left out", "≤ 0", "0", "met"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("worse", "missed", "measured"),
+    [
+        ({"peak_mb": 90.1}, "peak memory", 90.1),
+        ({"cpu_share": 0.151}, "CPU, of a core", 15.1),
+        ({"refused": 1}, "answers 429", 1),
+        ({"failed": 3}, "refreshes skipped or symbols left out", 3),
+        ({"skipped": 1}, "refreshes skipped or symbols left out", 1),
+        ({"median_ms": {"5m": 200.0}}, "refreshes skipped or symbols left out", math.nan),
+        ({"median_ms": {}, "failed": 3}, "refreshes skipped or symbols left out", 3),
+    ],
+    ids=["memory", "cpu", "429", "left-out", "skipped", "4h-not-seen", "left-out-and-4h-not-seen"],
+)
+def test_each_bar_for_100_symbols_can_be_missed(
+    worse: dict[str, Any], missed: str, measured: float
+) -> None:
+    found = results()
+    before = {bar.what for bar in report.bars(found) if not bar.met}
+    found["growth"]["100"] |= worse
+    bars = {bar.what: bar for bar in report.bars(found)}
+    assert {what for what, bar in bars.items() if not bar.met} - before == {
+        f"100 symbols: {missed}"
+    }
+    assert bars[f"100 symbols: {missed}"].measured == pytest.approx(measured, nan_ok=True)
 
 
 def test_the_page_keeps_what_is_around_the_figures(
@@ -208,3 +237,10 @@ def test_the_page_keeps_what_is_around_the_figures(
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "earlier" not in text
         assert "| aiohttp, 100 connections | 2 | 2 |" in text
         assert "| this service | 1.10 (1.00 to 1.20) | 100 (100 to 100) |" in text
+        assert (
+            "| 100 | 270 | 1350 | 200 (to 250) | 300 (to 350) | 400 (to 400) | 0 | 5 | 0 |" in text
+        )
+        assert (
+            "| 350 | 270 | 1350 | 200 (to 250) | 300 (to 350) | 400 (to 400) | 262 | 5 | 2 |"
+            in text
+        )
