@@ -22,6 +22,9 @@ TIMEFRAME_MS = {
     "1d": 1440 * _MINUTE_MS,
 }
 MAX_CANDLES = 1000  # of one klines answer
+MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
+WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
+REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 UNKNOWN_SYMBOL = -1121  # the exchange's error code
 CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
 

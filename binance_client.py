@@ -25,7 +25,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from binance_answers import (
+    MAX_TICKER_SYMBOLS,
+    REQUESTS_LIMIT,
     UNKNOWN_SYMBOL,
+    WEIGHT_LIMIT,
     BadResponse,
     Candles,
     Listing,
@@ -42,10 +45,6 @@ from binance_answers import (
     parse_tickers,
 )
 
-MAX_TICKER_SYMBOLS = 20  # the most that still weigh 1
-
-WEIGHT_LIMIT = 1200  # in 60 s, for an IP address
-REQUESTS_LIMIT = 5000  # in 300 s, whatever they weigh
 HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
 
 MAX_ANSWER_BYTES = 5_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
@@ -110,24 +109,22 @@ class RateLimiter:
         self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
 
-    def acquire(self, weight: int, give_up_at: float = math.inf, spare: int = 0) -> None:
-        """Wait until a request of `weight` may go out and `spare` weight is left for others, as far
-        as the limit has it; and charge it.
+    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
+        """Wait until a request of `weight` may go out, and charge it.
 
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
         """
         if weight > self._own.limit:
             raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
-        spare = min(spare, self._own.limit - weight)
-        costs = ((self._own, weight, spare), (self._address, weight, spare), (self._requests, 1, 0))
+        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
         while True:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(budget.wait_s(units + more, now) for budget, units, more in costs)
+                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
                 if max(held_s, budget_s) <= 0:
-                    for budget, units, _ in costs:
+                    for budget, units in costs:
                         budget.spend(units, now)
                     return
             wait_s = max(held_s, budget_s)
@@ -265,31 +262,24 @@ class BinanceClient:
             return dict(self._answers)
 
     def klines(
-        self,
-        symbol: str,
-        timeframe: str,
-        limit: int,
-        give_up_at: float = math.inf,
-        acquired: bool = False,
+        self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
     ) -> Candles:
-        """The newest `limit` candles, oldest first; the last may still be forming. Weight 1, which
-        the caller may have `acquired` already."""
+        """The newest `limit` candles, oldest first; the last may still be forming. Weight 1."""
         params = {"symbol": symbol, "interval": timeframe, "limit": limit}
-        body = self._get("klines", params, 1, give_up_at, acquired)
+        body = self._get("klines", params, 1, give_up_at)
         return parse_klines(body, timeframe, self._now_ms())
 
     def tickers(
-        self, symbols: Sequence[str], give_up_at: float = math.inf, acquired: bool = False
+        self, symbols: Sequence[str], give_up_at: float = math.inf
     ) -> dict[str, Ticker | BadResponse]:
-        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1,
-        which the caller may have `acquired` already.
+        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1.
 
         The exchange rejects the whole call for one symbol that it does not know.
         """
         if len(symbols) > MAX_TICKER_SYMBOLS:
             raise ValueError(f"{len(symbols)} symbols in one call weigh 20 and more, not 1")
         params = {"symbols": as_json(symbols)}
-        rows = parse_json(self._get("ticker/24hr", params, 1, give_up_at, acquired))
+        rows = parse_json(self._get("ticker/24hr", params, 1, give_up_at))
         return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
@@ -313,20 +303,12 @@ class BinanceClient:
     def _now_ms(self) -> int:
         return int(self._wall_clock() * 1000)
 
-    def _get(
-        self,
-        path: str,
-        params: dict[str, Any],
-        weight: int,
-        give_up_at: float,
-        acquired: bool = False,
-    ) -> bytes:
+    def _get(self, path: str, params: dict[str, Any], weight: int, give_up_at: float) -> bytes:
         """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
                 raise Retryable(TOO_LATE)
-            if tried > 1 or not acquired:
-                self._limiter.acquire(weight, give_up_at)
+            self._limiter.acquire(weight, give_up_at)
             try:
                 return self._ask(path, params, give_up_at)
             except RateLimited:

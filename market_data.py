@@ -35,6 +35,7 @@ import redis
 import binance_client as binance
 import redis_log
 from binance_answers import (
+    MAX_TICKER_SYMBOLS,
     TIMEFRAME_MS,
     UNKNOWN_SYMBOL,
     BadResponse,
@@ -44,7 +45,6 @@ from binance_answers import (
     Stopped,
     Ticker,
 )
-from binance_client import TOO_LATE
 from candles import (
     PRICE_TTL_S,
     Price,
@@ -58,11 +58,12 @@ from candles import (
 )
 from check import check
 from embedded_redis import embedded_redis
+from environment import SettingsError
 from health import HealthServer
 from journal import LineFormatter, complain, event, log, log_bug, notify
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
-from settings import SPARE_WEIGHT, VERSION, Settings, SettingsError, Timeframe
+from settings import VERSION, Settings, Timeframe
 
 LEADER_KEY = "market:leader"
 OVERLAP = 3  # candles read again: the forming one and two that the exchange may still revise
@@ -73,7 +74,6 @@ GIVE_UP_SHARE = 0.8  # of a refresh interval; then no request begins, so refresh
 HANG_S = 15.0  # a loop that is late by this hangs; a commit to a silent Redis takes less
 RETRY_S = 30.0  # until the next refresh at most, after one that brought nothing
 WAKE_S = 2.0  # the longest that a loop sleeps without a look at the wall clock
-LET_PASS_S = 0.005  # between two looks of a refresh that lets another one go first
 KEEP_S = 1.0  # between two looks of the main thread
 COMMIT_PAUSE_S = 4.0  # at most, between tries to send what Redis refuses; they double from KEEP_S
 REWRITE_PAUSE_S = 5.0  # between two rewrites of keys that vanish again and again (eviction)
@@ -180,7 +180,6 @@ class MarketData:
             log_maxlen=settings.message_log_maxlen,
         )
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
-        self._idle_workers = threading.Semaphore(settings.max_workers)
         offset_s = settings.refresh_offset_ms / 1000
         self._loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
@@ -194,7 +193,6 @@ class MarketData:
         self._leader = ""  # whose token the lease has, as far as it is known
         self._claim_tried_at = boot_s()
         self._held: dict[str, Series | Price] = {}  # by key
-        self._asking: set[Timeframe] = set()  # whose refresh asks the limiter for its requests
         self._failing: dict[str, BinanceError] = {}  # by key: why its last read failed
         self._unwritten: set[str] = set()  # keys of which Redis lacks what is held
         self._unlogged: dict[str, str] = {}  # by key: a failure for the message log
@@ -222,14 +220,11 @@ class MarketData:
             return True
         started = time.monotonic()
         give_up_at = started + GIVE_UP_SHARE * timeframe.refresh_s
-        with self._lock:
-            self._asking.add(timeframe)
         try:
-            results, jobs = self._ask(timeframe, give_up_at)
-        finally:
-            with self._lock:
-                self._asking.remove(timeframe)
-        results |= self._gather(jobs, give_up_at)
+            jobs = self._ask(timeframe, give_up_at)
+        except RuntimeError:  # the executor was shut down: the program is ending
+            return True
+        results = self._gather(jobs, give_up_at)
         update = self._store(timeframe.name, results, started)
         self.commit()
         event(
@@ -246,10 +241,8 @@ class MarketData:
             self._check_listing(give_up_at)
         return bool(update.updated)
 
-    def _ask(self, timeframe: Timeframe, give_up_at: float) -> tuple[Results, Jobs]:
-        """The jobs of a refresh, and what has failed before it could become one."""
-        results: Results = {}
-        jobs: Jobs = {}
+    def _ask(self, timeframe: Timeframe, give_up_at: float) -> Jobs:
+        """The requests of a refresh, on their way."""
         calls: list[tuple[list[str], Callable[[], Results]]] = [
             (
                 [ohlcv_key(symbol, timeframe.name)],
@@ -261,47 +254,11 @@ class MarketData:
             calls += [
                 (
                     [price_key(symbol) for symbol in group],
-                    partial(self._fetch_prices, group, give_up_at, acquired=True),
+                    partial(self._fetch_prices, group, give_up_at),
                 )
                 for group in self._price_groups()
             ]
-        spare = 0 if timeframe == self.settings.price_timeframe else SPARE_WEIGHT
-        for keys, fetch in calls:
-            try:
-                self._let_pass(timeframe, give_up_at)
-                self._reserve(give_up_at, spare)
-            except BinanceError as error:
-                results |= dict.fromkeys(keys, _bare(error))
-                continue
-            job = self._executor.submit(fetch)
-            job.add_done_callback(lambda _: self._idle_workers.release())
-            jobs[job] = keys
-        return results, jobs
-
-    def _reserve(self, give_up_at: float, spare: int) -> None:
-        """Wait for a worker, and then for the limiter, whose permission is thus used at once. This
-        thread waits and not the worker, whom another loop may need. `spare` weight is left."""
-        if not self._idle_workers.acquire(timeout=max(0.0, give_up_at - time.monotonic())):
-            raise Retryable(TOO_LATE)
-        try:
-            if self.stopping.is_set():  # the executor takes no more jobs
-                raise Stopped("stopping")
-            if time.monotonic() >= give_up_at:  # what is not sent must not be charged
-                raise Retryable(TOO_LATE)
-            self._limiter.acquire(1, give_up_at, spare)
-        except BinanceError:
-            self._idle_workers.release()
-            raise
-
-    def _let_pass(self, timeframe: Timeframe, give_up_at: float) -> None:
-        """Wait while one that refreshes more often asks the limiter: it has less time for it. With
-        many symbols the weight of a minute is not enough for all that begin at the same moment."""
-        while time.monotonic() < give_up_at:
-            with self._lock:
-                if not any(other.refresh_s < timeframe.refresh_s for other in self._asking):
-                    return
-            if self.stopping.wait(LET_PASS_S):
-                return
+        return {self._executor.submit(fetch): keys for keys, fetch in calls}
 
     def _gather(self, jobs: Jobs, give_up_at: float) -> Results:
         """The results of `jobs`; one that is not done when it should be has failed."""
@@ -318,26 +275,24 @@ class MarketData:
         return results
 
     def _fetch_candles(self, symbol: str, timeframe: Timeframe, give_up_at: float) -> Results:
-        """The newest candles if they join what is held, else the whole series. The limiter was
-        asked for the first request."""
+        """The newest candles if they join what is held, else the whole series."""
         key = ohlcv_key(symbol, timeframe.name)
         limit, step_ms = self.settings.candle_limit, TIMEFRAME_MS[timeframe.name]
         with self._lock:
             held = self._held.get(key)
         klines = partial(self._binance.klines, symbol, timeframe.name)
-        asked_at, acquired = boot_s(), True
+        asked_at = boot_s()
         try:
             if isinstance(held, Series) and asked_at < held.reread_at:
                 begun = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
                 count = max(OVERLAP, OVERLAP - 1 + begun)
                 if count < limit:
-                    candles = klines(count, give_up_at, acquired)
-                    acquired = False
+                    candles = klines(count, give_up_at)
                     if joined := join(held.candles, candles, step_ms, limit):
                         expires_at = asked_at + timeframe.ttl_s
                         return {key: Series(joined, asked_at, expires_at, held.reread_at)}
             asked_at = boot_s()
-            candles = klines(limit, give_up_at, acquired).part(-limit)
+            candles = klines(limit, give_up_at).part(-limit)
         except BinanceError as error:
             return {key: _bare(error)}
         # At random after the first time, so that not all are read whole in one refresh.
@@ -351,7 +306,7 @@ class MarketData:
         with self._lock:
             unknown = [symbol for symbol in self.settings.symbols if self._is_unknown(symbol)]
         known = [symbol for symbol in self.settings.symbols if symbol not in unknown]
-        size = binance.MAX_TICKER_SYMBOLS
+        size = MAX_TICKER_SYMBOLS
         groups = [known[start : start + size] for start in range(0, len(known), size)]
         return groups + [[symbol] for symbol in unknown]
 
@@ -360,12 +315,10 @@ class MarketData:
         error = self._failing.get(price_key(symbol))
         return error is not None and error.code == UNKNOWN_SYMBOL
 
-    def _fetch_prices(
-        self, symbols: Sequence[str], give_up_at: float, acquired: bool = False
-    ) -> Results:
+    def _fetch_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
         asked_at = boot_s()
         try:
-            tickers = self._binance.tickers(symbols, give_up_at, acquired)
+            tickers = self._binance.tickers(symbols, give_up_at)
         except BinanceError as error:
             if error.code != UNKNOWN_SYMBOL or len(symbols) == 1:
                 return {price_key(symbol): _bare(error) for symbol in symbols}

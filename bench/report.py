@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from bench.local_api import CLIENTS, RATE
 from bench.measure import ROOT, percentile
 from bench.programs import BEFORE, CONTENDERS, SERVICE
-from binance_client import WEIGHT_LIMIT
+from binance_answers import WEIGHT_LIMIT
 
 Results = dict[str, Any]
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -24,8 +24,7 @@ import psutil
 import redis
 
 import redis_log
-from binance_answers import TIMEFRAME_MS
-from binance_client import WEIGHT_LIMIT
+from binance_answers import TIMEFRAME_MS, WEIGHT_LIMIT
 from candles import PRICE_TTL_S, ohlcv_key, price_key
 from demo.exchange import Exchange
 from market_data import LEADER_KEY

@@ -17,6 +17,7 @@ import redis
 
 import market_data
 from binance_answers import Candles
+from binance_client import TOO_LATE
 from candles import Series
 from demo import market
 from demo.exchange import Exchange
@@ -86,49 +87,6 @@ def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
     return Clocks(monkeypatch)
 
 
-class TestWhoGoesFirst:
-    """5m is refreshed each 5 s here, 1h each 7 s."""
-
-    def test_a_refresh_asks_for_nothing_while_one_with_less_time_does(
-        self, make: Callable[..., MarketData], exchange: Exchange
-    ) -> None:
-        service = make()
-        often, seldom = service.settings.timeframes
-        service._asking.add(often)
-        refresh = threading.Thread(target=service.refresh, args=(seldom,))
-        refresh.start()
-        refresh.join(0.5)
-        assert refresh.is_alive() and not exchange.requests
-        service._asking.remove(often)
-        refresh.join(5)
-        assert [request.interval for request in exchange.requests] == ["1h"] * 3
-        turn(service, "5m")
-        assert not service._asking
-
-    def test_but_not_for_longer_than_it_has_itself(
-        self, make: Callable[..., MarketData], exchange: Exchange
-    ) -> None:
-        service = make(TIMEFRAMES="5m:1:20,1h:2:30")
-        service._asking.add(service.settings.timeframes[0])
-        started = time.monotonic()
-        turn(service, "1h")
-        assert time.monotonic() - started > 1.5
-        assert set(service.health()[1]["timeframes"]["1h"]["failing"]) == {
-            "BTCUSDT",
-            "ETHUSDT",
-            "SOLUSDT",
-        }
-
-    def test_it_does_not_wait_when_the_program_ends(
-        self, make: Callable[..., MarketData], exchange: Exchange
-    ) -> None:
-        service = make(TIMEFRAMES="5m:50:200,1h:3600:7200")
-        service._asking.add(service.settings.timeframes[0])
-        service.stopping.set()
-        turn(service, "1h")  # which would wait for most of an hour
-        assert not exchange.requests
-
-
 def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
     make: Callable[..., MarketData], exchange: Exchange
 ) -> None:
@@ -137,29 +95,27 @@ def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
     turn(service)
     assert 1 <= len(exchange.requests) <= 2
     assert len(service.health()[1]["timeframes"]["5m"]["failing"]) == 12
-    exchange.clear()
-    assert service._idle_workers.acquire(timeout=1) and service._idle_workers.acquire(timeout=1)
-    assert not service._idle_workers.acquire(timeout=0)  # each was given back once
 
 
 def test_what_comes_too_late_to_be_sent_is_not_charged(
     make: Callable[..., MarketData], exchange: Exchange
 ) -> None:
     service = make()
-    results, jobs = service._ask(service.settings.timeframes[0], time.monotonic() - 0.001)
-    assert len(results) == 6 and not jobs and service._limiter.state()[0] == 0
+    jobs = service._ask(service.settings.timeframes[0], time.monotonic() - 0.001)
+    results = service._gather(jobs, time.monotonic() + 5)
+    assert {getattr(result, "reason", "") for result in results.values()} == {TOO_LATE}
+    assert len(results) == 6 and service._limiter.state()[0] == 0 and not exchange.requests
 
 
-def test_a_refresh_that_waits_for_a_worker_ends_with_the_program(
+def test_a_refresh_that_begins_as_the_program_ends_is_no_bug(
     make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:
-    service = make(MAX_WORKERS="1")
-    service._idle_workers.acquire()
+    service = make()
+    service._executor.shutdown()
     refresh = threading.Thread(target=service._loops[0].run)
     refresh.start()
     service.stop(until=0.0)
-    service._idle_workers.release()
-    refresh.join(5)
+    refresh.join(20)
     assert not refresh.is_alive() and not exchange.requests
     assert "event=bug" not in caplog.text
 

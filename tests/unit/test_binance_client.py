@@ -75,19 +75,6 @@ class TestRateLimiter:
         for start, _ in spent:
             assert sum(w for at, w in spent if start <= at < start + 60) <= 100
 
-    def test_who_leaves_some_spare_lets_others_go_first(
-        self, limiter: RateLimiter, clock: Clock
-    ) -> None:
-        limiter.acquire(30, spare=70)
-        clock.now += 10
-        with pytest.raises(RateLimited) as refused:
-            limiter.acquire(1, give_up_at=clock.now, spare=70)
-        assert refused.value.retry_in_s == 50
-        limiter.acquire(70)  # who is in a hurry
-        clock.now += 50
-        limiter.acquire(30, spare=500)  # as far as the limit has it
-        assert clock.waits == [10.0] and clock.now == 1070
-
     def test_counts_requests_too(self, clock: Clock) -> None:
         limiter = RateLimiter(clock=clock, wait=clock.wait)
         for _ in range(5001):

@@ -105,9 +105,7 @@ class Exchange:
         self.script: Iterator[Answer] = iter([])
         self.shown_at, self.failed, self.whole = 0, False, False  # of the last answer
 
-    def klines(
-        self, symbol: str, timeframe: str, limit: int, give_up_at: float, acquired: bool
-    ) -> Candles:
+    def klines(self, symbol: str, timeframe: str, limit: int, give_up_at: float) -> Candles:
         answer = next(self.script, Answer())
         self.now += answer.takes_s
         self.shown_at = self.now - answer.late_s
@@ -221,7 +219,6 @@ class TestMerging:
 class Ask(NamedTuple):
     weight: int
     patience_s: float
-    spare: int = 0
 
 
 class Hold(NamedTuple):
@@ -291,16 +288,15 @@ class Callers(Clock):
 
     def ask(self, ask: Ask) -> None:
         weight, asked_at = min(ask.weight, self.own), self.now
-        spare = min(ask.spare, self.own - weight)
         may_at_once = (  # whatever the travel time
             self.now >= self.held_until
-            and self.spent(self.grants, 70) + weight + spare <= self.own
-            and self.spent(self.used, 70) + weight + spare <= self.address
+            and self.spent(self.grants, 70) + weight <= self.own
+            and self.spent(self.used, 70) + weight <= self.address
             and self.asked(310) < self.requests
         )
         give_up_at = asked_at + ask.patience_s
         try:
-            self.limiter.acquire(weight, give_up_at, ask.spare)
+            self.limiter.acquire(weight, give_up_at)
         except RateLimited as error:
             assert not may_at_once
             assert error.retry_in_s > 0 and self.now + error.retry_in_s >= give_up_at
@@ -309,15 +305,14 @@ class Callers(Clock):
         self.grants.append((self.now, weight))
         self.used.append((self.now, weight))
         assert self.now >= self.held_until
-        assert self.spent(self.grants, 60) + spare <= self.own
+        assert self.spent(self.grants, 60) <= self.own
         assert self.asked(300) <= self.requests
         assert self.spent(self.used, 60) <= self.address
 
 
 seconds = st.one_of(st.integers(0, 90).map(float), st.floats(0, 90))
 events = st.one_of(
-    st.builds(Ask, st.integers(0, 20), st.one_of(st.just(math.inf), seconds), st.just(0)),
-    st.builds(Ask, st.integers(1, 20), st.just(math.inf), st.integers(0, 40)),
+    st.builds(Ask, st.integers(0, 20), st.one_of(st.just(math.inf), seconds)),
     st.builds(Hold, seconds),
     st.builds(Report, st.integers(0, 80)),
 )

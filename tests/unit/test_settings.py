@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from settings import Settings, SettingsError
+from environment import SettingsError
+from settings import Settings
 
 
 class TestSettings:
