@@ -10,7 +10,6 @@ for it, and the main thread calls `keep` once a second. HTTP threads only look.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import logging
 import math
@@ -832,10 +831,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time
     run = once if arguments.once else check if arguments.check else serve
-    with suppress(AttributeError):  # another C library than glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(-8, 2)  # M_ARENA_MAX: a heap a worker would cost 8 MB more
-        libc.mallopt(-3, 32_768)  # M_MMAP_THRESHOLD: answers and series go back when freed
     code = 0 if run is serve else 143  # serve soon has a handler of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
     handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)

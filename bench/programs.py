@@ -35,6 +35,8 @@ class Run:
             "OPTION": self.option,
             "SYMBOLS": ",".join(market.symbols(SYMBOLS)),
         }
+        if ours:
+            env["MALLOC_ARENA_MAX"] = "2"  # as the systemd unit sets it
         arguments = [self.module] if ours else ["-m", f"bench.contenders.{self.module}"]
         return stage.start(arguments, {**env, **environ}, counted=counted)
 
