@@ -1,6 +1,6 @@
-"""What the journal and systemd hear of the service: log lines, defects said once, sd_notify.
+"""What the journal and systemd hear of a program: log lines, problems said once, sd_notify.
 
-Knows nothing of candles, Redis or HTTP.
+For the service and the consumers alike. Knows nothing of candles, Redis or HTTP.
 """
 
 from __future__ import annotations
@@ -11,35 +11,25 @@ import os
 import re
 import socket
 import sys
+import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from redis_log import iso_ms
 
-log = logging.getLogger("market_data")
+log = logging.getLogger("coinex")
 _SYSLOG_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3}
 
 
-def event(level: int, name: str, **fields: object) -> None:
-    """Log one logfmt line: event=name and the fields, quoted where they need it."""
-    line = [f"event={name}"]
-    for key, value in fields.items():
-        text = str(value)
-        line.append(f"{key}={text if re.fullmatch(r'[!#-<>-~]+', text) else json.dumps(text)}")
-    log.log(level, " ".join(line))
-
-
-_bugs_said: set[str] = set()
-
-
-def log_bug(error: Exception) -> None:
-    """Say once where a defect showed."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(at.filename).name}:{at.lineno}"
-    if where not in _bugs_said:
-        _bugs_said.add(where)
-        event(logging.ERROR, "bug", error=repr(error), where=where)
+def write_to(stream: TextIO, level: str | int) -> None:
+    """Let lines of `level` and above go to `stream`, from now on."""
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(LineFormatter())
+    log.addHandler(handler)
+    log.setLevel(level)
+    logging.raiseExceptions = False  # a log that nobody can read is no reason to end
 
 
 class LineFormatter(logging.Formatter):
@@ -56,9 +46,57 @@ class LineFormatter(logging.Formatter):
         return f"time={iso_ms(record.created)} level={level} {record.getMessage()}"
 
 
-def complain(problem: str) -> None:
-    """Say why the program cannot run."""
-    print(f"{'<3>' if LineFormatter.to_journal else ''}market_data: {problem}", file=sys.stderr)
+def event(level: int, name: str, **fields: object) -> None:
+    """Log one logfmt line: event=name and the fields, quoted where they need it."""
+    line = [f"event={name}"]
+    for key, value in fields.items():
+        text = str(value)
+        line.append(f"{key}={text if re.fullmatch(r'[!#-<>-~]+', text) else json.dumps(text)}")
+    log.log(level, " ".join(line))
+
+
+def complain(program: str, problem: str) -> None:
+    """Say on stderr why `program` cannot run."""
+    print(f"{'<3>' if LineFormatter.to_journal else ''}{program}: {problem}", file=sys.stderr)
+
+
+_bugs_said: set[str] = set()
+
+
+def log_bug(error: Exception) -> None:
+    """Say once where a defect showed."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(at.filename).name}:{at.lineno}"
+    if where not in _bugs_said:
+        _bugs_said.add(where)
+        event(logging.ERROR, "bug", error=repr(error), where=where)
+
+
+class Problems:
+    """What is wrong now, by what has it. Logged when it begins and when it is over."""
+
+    def __init__(self) -> None:
+        # Guards _reasons: loops and the main thread note, HTTP threads copy. Without it the same
+        # beginning could be logged twice.
+        self._lock = threading.Lock()
+        self._reasons: dict[str, str] = {}
+
+    def note(self, what: str, reason: object) -> None:
+        """`what` has a problem, or, where the `reason` is false, none any more."""
+        text = (str(reason) or type(reason).__name__) if reason else ""
+        with self._lock:
+            before = self._reasons.pop(what, "")
+            if text:
+                self._reasons[what] = text
+        if text and not before:
+            event(logging.WARNING, "problem", what=what, reason=text)
+        elif before and not text:
+            event(logging.INFO, "problem_over", what=what)
+
+    def now(self) -> dict[str, str]:
+        """Reasons by what has the problem."""
+        with self._lock:
+            return dict(self._reasons)
 
 
 def notify(message: str) -> None:

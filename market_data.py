@@ -59,7 +59,7 @@ from check import check
 from embedded_redis import embedded_redis
 from environment import SettingsError
 from health import HealthServer
-from journal import LineFormatter, complain, event, log, log_bug, notify
+from journal import complain, event, log_bug, notify, write_to
 from local_api import ApiError, LocalApi, NotFresh
 from redis_log import LoggedRedis, iso_ms, redact
 from settings import VERSION, Settings, Timeframe
@@ -827,22 +827,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.from_env(os.environ)
     except SettingsError as error:
         for problem in error.args:
-            complain(problem)
+            complain("market_data", problem)
         return 2
     gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time
     run = once if arguments.once else check if arguments.check else serve
     code = 0 if run is serve else 143  # serve soon has a handler of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
-    handler = logging.StreamHandler(sys.stdout if run is serve else sys.stderr)
-    handler.setFormatter(LineFormatter())
-    log.addHandler(handler)
-    logging.raiseExceptions = False  # a log that nobody can read is no reason to end
-    log.setLevel(settings.log_level)
+    write_to(sys.stdout if run is serve else sys.stderr, settings.log_level)
     try:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
             return run(settings)
     except RuntimeError as error:
-        complain(str(error))
+        complain("market_data", str(error))
         return 1
     except KeyboardInterrupt:
         return 130

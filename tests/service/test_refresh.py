@@ -220,7 +220,7 @@ class TestRefresh:
         fake: Any,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        caplog.set_level(logging.INFO, "market_data")
+        caplog.set_level(logging.INFO, "coinex")
         service = make(SYMBOLS="BTCUSDT,FOOUSDT,ETHUSDT")
         for _ in range(3):
             turn(service)
@@ -311,7 +311,7 @@ class TestFaults:
         detail: dict[str, Any],
         reason: str,
     ) -> None:
-        caplog.set_level(logging.INFO, "market_data")
+        caplog.set_level(logging.INFO, "coinex")
         service = make()
         turn(service)
         before = fake.get("market:ohlcv:ETHUSDT:5m")
@@ -449,7 +449,7 @@ class TestRedisAway:
     def test_what_was_not_taken_is_sent_later_and_published_once(
         self, make: Callable[..., MarketData], fake: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        caplog.set_level(logging.INFO, "market_data")
+        caplog.set_level(logging.INFO, "coinex")
         broken = BrokenRedis(fake)
         service = make(broken)
         heard = fake.pubsub(ignore_subscribe_messages=True)

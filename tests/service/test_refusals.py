@@ -151,7 +151,7 @@ def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
     said: str,
     user: str,
 ) -> None:
-    caplog.set_level(logging.INFO, "market_data")
+    caplog.set_level(logging.INFO, "coinex")
     acl(redis_server.client, "allkeys", "+@all", "allchannels", ">secret")
     environ = {
         "TIMEFRAMES": "5m:5:60,1h:7:60",

@@ -11,7 +11,7 @@ from journal import event
 
 class TestLogLines:
     def test_logfmt(self, caplog: pytest.LogCaptureFixture) -> None:
-        caplog.set_level(logging.INFO, "market_data")
+        caplog.set_level(logging.INFO, "coinex")
         event(logging.INFO, "refresh", timeframe="5m", updated=29, reason="")
         event(logging.INFO, "x", url="http://h/?a=1", text='say "no"\nnow', plain="a,b:c/d")
         assert caplog.messages == [
