@@ -17,24 +17,33 @@ import time
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from binance_answers import Candles, Ticker
 from redis_log import iso_ms
 
+PRICE = "price"  # as the `what` of a Feed
 PRICE_TTL_S = 60
 
-boot_s = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+def boot_s() -> float:
+    """Seconds of the boot clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def ohlcv_key(symbol: str, timeframe: str) -> str:
-    return f"market:ohlcv:{symbol}:{timeframe}"
+class Feed(NamedTuple):
+    """One thing that is read and kept: the candles of a symbol in a timeframe, or its price."""
 
+    symbol: str
+    what: str  # the name of a timeframe, or PRICE
 
-def price_key(symbol: str) -> str:
-    return f"market:price:{symbol}"
+    @property
+    def key(self) -> str:
+        """Where Redis has it."""
+        if self.what == PRICE:
+            return f"market:price:{self.symbol}"
+        return f"market:ohlcv:{self.symbol}:{self.what}"
 
 
 def update_channel(timeframe: str) -> str:
@@ -46,7 +55,7 @@ def update_channel(timeframe: str) -> str:
 # 0.3 ms, and each number stays as the exchange wrote it, digit for digit.
 _ROW = re.compile(rb"\[([0-9]++)" + rb',"([^"]++)"' * 5)
 _CANDLE = b'{"timestamp":%b,"open":%b,"high":%b,"low":%b,"close":%b,"volume":%b}'
-_PRICE = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
+_TICKER = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +95,7 @@ class Price:
 
     def json(self) -> bytes:
         """The value for Redis."""
-        return (_PRICE % self.ticker[:4]).encode()
+        return (_TICKER % self.ticker[:4]).encode()
 
     def summary(self) -> str:
         return f"price {self.ticker.price!r}"

@@ -1,38 +1,109 @@
-"""GET /health, /metrics and /api/v3/ over http.server.
+"""GET /health, /metrics and /api/v3/: the reports are pure functions of a view of the service.
 
-Knows nothing of the service: it is handed callables that return its state and answer for the
-exchange, and only reads.
+Knows nothing of locks, Redis and the exchange: it asks nobody and waits for nobody.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+from candles import PRICE, Feed, Series
 from http_server import JsonHandler, JsonServer
+from redis_log import iso_ms
+from settings import VERSION, Settings
+from store import StoreView, is_unknown
 
 State = Callable[[], tuple[int, dict[str, Any]]]
 Api = Callable[[str, str], tuple[int, bytes]]  # of a path and a query: status and JSON
 
 
-class _HealthHandler(JsonHandler):
-    server: HealthServer
+class View(NamedTuple):
+    """The service at one moment. Instants are of `boot_s`, but for `wall_s`."""
 
-    def do_GET(self) -> None:
-        path, _, query = self.path.partition("?")
-        if path.startswith("/api/"):
-            status, body = self.server.api(path, query)
-            self.send_bytes(status, body, "application/json;charset=UTF-8", **NO_WEIGHT)
-        elif path == "/health":
-            self.send_json(*self.server.state())
-        elif path == "/metrics":
-            text = metrics(self.server.state()[1])
-            self.send_bytes(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
-        else:
-            self.send_json(404, {"error": "not found", "paths": PATHS})
+    settings: Settings
+    store: StoreView
+    instance: str  # this one's token
+    leader: str  # the token of who leads; "" while that is not known
+    problems: dict[str, str]
+    used_weight: int  # by all programs on this address, in a minute
+    held_s: float  # until the exchange may be asked again, 0.0 if it may be now
+    requests: dict[str, int]  # by HTTP status
+    message_log_length: int
+    operations_logged: int
+    started_at: float
+    now: float
+    wall_s: float
 
-    do_HEAD = do_GET
+    def stands_by(self) -> bool:
+        return self.leader not in ("", self.instance)
+
+
+def report(view: View) -> tuple[int, dict[str, Any]]:
+    """HTTP status and body of /health."""
+    settings, problems = view.settings, view.problems
+    timeframes = {t.name: _part(view, t.name) for t in settings.timeframes}
+    prices = _part(view, PRICE)
+    status = _status(view, timeframes, prices)
+    failing = view.store.failing
+    return 200 if status in ("ok", "degraded", "standby") else 503, {
+        "status": status,
+        "leader": view.leader or None,
+        "instance": view.instance,
+        "version": VERSION,
+        "uptime_s": round(view.now - view.started_at, 1),
+        "symbols": len(settings.symbols),
+        "unknown_symbols": [s for s in settings.symbols if is_unknown(failing.get(Feed(s, PRICE)))],
+        "problems": problems,
+        "timeframes": timeframes,
+        "prices": prices,
+        "redis": {
+            "up": "redis" not in problems,
+            "message_log_length": view.message_log_length,
+            "operations_logged": view.operations_logged,
+        },
+        "exchange": {
+            "used_weight": view.used_weight,
+            "weight_limit": settings.weight_limit,
+            "hold_until": iso_ms(view.wall_s + view.held_s) if view.held_s else None,
+            "hold_s": round(view.held_s, 1),
+            "requests": view.requests,
+        },
+    }
+
+
+def _status(view: View, timeframes: dict[str, dict[str, Any]], prices: dict[str, Any]) -> str:
+    nothing_fresh = not all(part["fresh"] for part in timeframes.values())
+    if "redis" in view.problems or (view.store.filled and nothing_fresh):
+        return "down"
+    if view.stands_by():
+        return "standby"
+    if not view.store.filled:
+        return "starting"
+    parts, count = [prices, *timeframes.values()], len(view.settings.symbols)
+    whole = all(part["fresh"] == count and not part["failing"] for part in parts)
+    return "ok" if whole and not view.held_s and not view.problems else "degraded"
+
+
+def _part(view: View, what: str) -> dict[str, Any]:
+    """The part of a timeframe, or of PRICE."""
+    feeds = [Feed(symbol, what) for symbol in view.settings.symbols]
+    held = [view.store.held[feed] for feed in feeds if feed in view.store.held]
+    asked_at = max((entry.asked_at for entry in held), default=None)
+    age_s = view.now - asked_at if asked_at else 0.0
+    body: dict[str, Any] = {
+        "last_success": iso_ms(view.wall_s - age_s) if asked_at else None,
+        "age_s": round(age_s, 1) if asked_at else None,
+        "fresh": sum(entry.expires_at > view.now for entry in held),
+    }
+    if what != PRICE:
+        count, seconds = view.store.refreshes.get(what, (0, 0.0))
+        series = [entry for entry in held if isinstance(entry, Series)]
+        body |= {"refreshes": count, "refresh_seconds": round(seconds, 3)}
+        body["candles"] = sum(len(each.candles.times) for each in series)
+    errors = {feed.symbol: view.store.failing.get(feed) for feed in feeds}
+    return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
 
 
 PATHS = ["/health", "/metrics", "/api/v3/"]
@@ -92,6 +163,25 @@ def metrics(health: dict[str, Any]) -> str:
     add("message_log_entries", "gauge", "Length of the message log.", store["message_log_length"])
     add("operations_logged_total", "counter", "Entries written to it.", store["operations_logged"])
     return "\n".join(lines) + "\n"
+
+
+class _HealthHandler(JsonHandler):
+    server: HealthServer
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        if path.startswith("/api/"):
+            status, body = self.server.api(path, query)
+            self.send_bytes(status, body, "application/json;charset=UTF-8", **NO_WEIGHT)
+        elif path == "/health":
+            self.send_json(*self.server.state())
+        elif path == "/metrics":
+            text = metrics(self.server.state()[1])
+            self.send_bytes(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+        else:
+            self.send_json(404, {"error": "not found", "paths": PATHS})
+
+    do_HEAD = do_GET
 
 
 class HealthServer(JsonServer):

@@ -1,7 +1,7 @@
 """The exchange's own read-only API, answered on this machine from what the service holds.
 
-Knows nothing of HTTP, Redis or fetching: it is handed the holder of the data, and no question makes
-the service ask the exchange. Parameters, answers and errors are as in the exchange's public REST
+Knows nothing of HTTP, Redis or fetching: it is answered from the store, and no question makes the
+service ask the exchange. Parameters, answers and errors are as in the exchange's public REST
 documentation; what is not held here is an error that says so, in the exchange's own form:
 https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
 """
@@ -12,12 +12,13 @@ import json
 import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable
 from urllib.parse import parse_qsl
 
-from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Listing, as_json
-from candles import Series
+from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, as_json
+from candles import PRICE, Feed, Price, Series
+from settings import Settings
+from store import Store, is_unknown
 
 PREFIX = "/api/v3/"
 DEFAULT_LIMIT = 500
@@ -70,26 +71,15 @@ class NotFresh(ApiError):
         super().__init__(-1001, reason, 503)
 
 
-class Market(Protocol):
-    """Who holds the data. All raise ApiError, NotFresh above all."""
-
-    def series(self, symbol: str, timeframe: str) -> Series: ...
-    def ticker(self, symbol: str) -> bytes:
-        """The exchange's own object as JSON."""
-        ...
-
-    def listing(self) -> Listing: ...
-
-
 class LocalApi:
-    """Answers for `symbols` and `timeframes`, of which `market` holds up to `candle_limit` candles
-    each. For any number of threads."""
+    """Answers for the symbols and timeframes of `settings` from what `store` holds fresh; for any
+    number of threads. `leader()` is the token of another instance that leads, or ""."""
 
-    def __init__(
-        self, market: Market, symbols: Sequence[str], timeframes: Sequence[str], candle_limit: int
-    ) -> None:
-        self._market, self._symbols, self._timeframes = market, symbols, timeframes
-        self._candle_limit = candle_limit
+    def __init__(self, settings: Settings, store: Store, leader: Callable[[], str]) -> None:
+        self._store, self._leader = store, leader
+        self._symbols = settings.symbols
+        self._timeframes = [timeframe.name for timeframe in settings.timeframes]
+        self._candle_limit = settings.candle_limit
 
     def answer(self, path: str, query: str) -> tuple[int, bytes]:
         """HTTP status and JSON body for a GET of `path`, which begins with PREFIX."""
@@ -117,8 +107,8 @@ class LocalApi:
         if timeframe not in self._timeframes:
             held = ", ".join(self._timeframes)
             raise ApiError(-1120, f"Invalid interval. Held here: {held}; TIMEFRAMES sets which.")
-        series = self._market.series(params["symbol"], timeframe)
-        times, step_ms = series.candles.times, TIMEFRAME_MS[timeframe]
+        candles = self._candles(Feed(params["symbol"], timeframe))
+        times, step_ms = candles.times, TIMEFRAME_MS[timeframe]
         limit = min(int(params.get("limit", DEFAULT_LIMIT)), MAX_CANDLES)
         last = bisect_right(times, int(params["endTime"])) if "endTime" in params else len(times)
         if "startTime" in params:
@@ -137,14 +127,14 @@ class LocalApi:
                 f" Held here are {len(times)} candles from "
                 f"{times[0]} on; CANDLE_LIMIT sets how many.",
             )
-        return b"[%b]" % series.candles.part(first, last).rows
+        return b"[%b]" % candles.part(first, last).rows
 
     def _tickers(self, name: str, params: dict[str, str]) -> bytes:
         asked = self._asked(params)
         rows: list[bytes] = []
         for symbol in asked or self._symbols:
             try:
-                rows.append(self._market.ticker(symbol))
+                rows.append(self._ticker(Feed(symbol, PRICE)))
             except ApiError as error:
                 missing = error
                 if asked:
@@ -158,12 +148,37 @@ class LocalApi:
         return rows[0] if "symbol" in params else b"[%b]" % b",".join(rows)
 
     def _exchange_info(self, params: dict[str, str]) -> bytes:
-        asked, listing = self._asked(params), self._market.listing()
+        asked, listing = self._asked(params), self._store.listing()
+        if listing is None:
+            raise NotFresh("There is no fresh list of symbols; it is read once an hour.")
         if any(symbol not in listing.rows for symbol in asked):
             raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
         rows = [row for symbol, row in listing.rows.items() if not asked or symbol in asked]
         rules = as_json(listing.rules | {"serverTime": _now_ms()})
         return b'%b,"symbols":[%b]}' % (rules[:-1], b",".join(rows))
+
+    def _candles(self, feed: Feed) -> Candles:
+        held = self._fresh(feed)
+        assert isinstance(held, Series)
+        return held.candles
+
+    def _ticker(self, feed: Feed) -> bytes:
+        """The exchange's own object as JSON."""
+        held = self._fresh(feed)
+        assert isinstance(held, Price)
+        return held.ticker.row
+
+    def _fresh(self, feed: Feed) -> Series | Price:
+        """What is held; ApiError if it is too old or not there."""
+        error = self._store.failure(feed)
+        if is_unknown(error):
+            raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
+        if held := self._store.fresh(feed):
+            return held
+        if leader := self._leader():
+            raise NotFresh(f"{leader} fetches, this instance stands by.")
+        why = error.reason if error else "It was not read yet."
+        raise NotFresh(f"There is no fresh data of {feed.symbol}: {why}")
 
     def _asked(self, params: dict[str, str]) -> list[str]:
         """The symbols that are asked for, in the order of SYMBOLS; none means all."""

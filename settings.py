@@ -23,6 +23,8 @@ _COINS = """BTC ETH SOL XRP ADA DOGE AVAX LINK DOT LTC BCH UNI ATOM XLM ALGO
     NEAR FIL ICP HBAR VET AAVE GRT SHIB BNB SUI APT ARB OP ETC"""
 DEFAULT_SYMBOLS = ",".join(f"{coin}USDT" for coin in _COINS.split())
 
+DEFAULT_LEADER_KEY = "market:leader"
+
 # Weight a minute beside the refreshes: the hourly listing of symbols must always fit in.
 LISTING_WEIGHT = 20
 
@@ -51,6 +53,7 @@ class Settings:
     weight_limit: int
     message_log_key: str
     message_log_maxlen: int
+    leader_key: str
     leader_ttl: float
     log_level: str
     request_timeout: float
@@ -73,6 +76,7 @@ class Settings:
             weight_limit=read("WEIGHT_LIMIT", "1200", whole(20, WEIGHT_LIMIT)),
             message_log_key=read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, _log_key),
             message_log_maxlen=read("MESSAGE_LOG_MAXLEN", "10000", whole(100, 1_000_000)),
+            leader_key=read("LEADER_KEY", DEFAULT_LEADER_KEY, _leader_key),
             leader_ttl=read("LEADER_TTL", "10", decimal(3, 60)),
             log_level=read("LOG_LEVEL", "INFO", _log_level),
             request_timeout=read("REQUEST_TIMEOUT", "5", decimal(0.1, 60)),
@@ -103,6 +107,9 @@ class Settings:
 
 _host = matching(r"[\w.:-]+", "a host or address")
 _log_key = matching(r"(?!market:)\S+", "a key without spaces, not one of market:")
+_leader_key = matching(
+    r"(?!market:(ohlcv|price|update):)\S+", "a key without spaces, not one of the market's data"
+)
 _log_level = matching("DEBUG|INFO|WARNING|ERROR", "one of DEBUG INFO WARNING ERROR")
 
 

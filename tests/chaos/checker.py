@@ -25,10 +25,9 @@ import redis
 
 import redis_log
 from binance_answers import TIMEFRAME_MS, WEIGHT_LIMIT
-from candles import PRICE_TTL_S, ohlcv_key, price_key
+from candles import PRICE, PRICE_TTL_S, Feed
 from demo.exchange import Exchange
-from market_data import LEADER_KEY
-from settings import Timeframe
+from settings import DEFAULT_LEADER_KEY, Timeframe
 from tests.chaos.record import Asked, Record
 
 LOOK_S = 0.5  # twice a second
@@ -331,8 +330,8 @@ class Checker(threading.Thread):
 
     def read(self) -> dict[str, Seen]:
         """All series and prices there are, at one instant; nothing if Redis does not answer."""
-        keys = [ohlcv_key(s, t.name) for s in self._symbols for t in self._timeframes]
-        keys += [price_key(symbol) for symbol in self._symbols]
+        keys = [Feed(s, t.name).key for s in self._symbols for t in self._timeframes]
+        keys += [Feed(symbol, PRICE).key for symbol in self._symbols]
         pipeline: Any = self._client.pipeline(transaction=True)
         pipeline.time()
         pipeline.mget(keys)
@@ -353,12 +352,12 @@ class Checker(threading.Thread):
         seen = self.read()
         for symbol in self._symbols:
             for timeframe in self._timeframes:
-                if found := seen.get(ohlcv_key(symbol, timeframe.name)):
+                if found := seen.get(Feed(symbol, timeframe.name).key):
                     truth = self._truth(symbol, timeframe.name)
                     judge_series(self._verdicts, found, timeframe, truth, self._record, self._limit)
                     usable_at = self._record.usable_at(symbol, timeframe.name)
                     judge_expiry(self._verdicts.expiry, found, timeframe.ttl_s, usable_at)
-            if found := seen.get(price_key(symbol)):
+            if found := seen.get(Feed(symbol, PRICE).key):
                 usable_at = self._record.usable_at(symbol, "")
                 judge_expiry(self._verdicts.expiry, found, PRICE_TTL_S, usable_at)
 
@@ -370,7 +369,7 @@ class Checker(threading.Thread):
     def _sample(self) -> None:
         """Only who leads: one that stands by has not yet what it needs."""
         with suppress(redis.RedisError, psutil.Error):  # Redis is away, or it has just ended
-            leader = str(self._client.get(LEADER_KEY))
+            leader = str(self._client.get(DEFAULT_LEADER_KEY))
             for service, pid in self._processes().items():
                 if f":{pid}:" in leader:
                     process = psutil.Process(pid)
@@ -383,7 +382,7 @@ class Checker(threading.Thread):
         while waiting:
             seen, now = self.read(), time.time()
             for symbol, timeframe in sorted(waiting):
-                found = seen.get(ohlcv_key(symbol, timeframe.name))
+                found = seen.get(Feed(symbol, timeframe.name).key)
                 fresh = found is not None and found.expires_at - timeframe.ttl_s >= since
                 late = now > since + within_s[timeframe.name]
                 if fresh or late:

@@ -17,8 +17,7 @@ import redis
 
 from demo import faults
 from demo.exchange import Exchange
-from market_data import LEADER_KEY
-from settings import Settings, Timeframe
+from settings import DEFAULT_LEADER_KEY, Settings, Timeframe
 from tests.chaos.checker import Checker, Verdicts
 from tests.chaos.record import Door, Record, Span
 from tests.support import RedisServer, Service, free_port
@@ -390,7 +389,7 @@ class Storm:
     def _victim(self) -> str:
         """Who leads, as far as it can be known, else the oldest."""
         try:
-            token = str(self._server.client.get(LEADER_KEY))
+            token = str(self._server.client.get(DEFAULT_LEADER_KEY))
         except redis.RedisError:
             token = ""
         for name, pid in self._fleet.pids().items():

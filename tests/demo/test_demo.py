@@ -95,7 +95,7 @@ def test_it_shows_the_whole_system_and_cleans_up(tmp_path: Path) -> None:
         [page_url] = re.findall(r"open (http://127\.0\.0\.1:\d+/) ", text)
         with urllib.request.urlopen(health_url, timeout=5) as answer:
             assert json.load(answer)["status"] == "ok"
-        assert len(connect(redis_url).keys("market:*")) == 117  # type: ignore[arg-type]
+        assert len(connect(redis_url).keys("market:*")) == 118  # type: ignore[arg-type]
         until(lambda: scored(page_url) == 29, 20, what="a score for each coin")
         children = psutil.Process(demo.pid).children(recursive=True)
         assert len(children) == 5  # the service, its Redis, and three consumers

@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import redis
 
-import market_data
 import redis_log
 from consumers.market_cache import MarketCache
 from demo.exchange import Exchange
-from market_data import LEADER_KEY, MarketData
+from lease import Lease
+from market_data import MarketData
 from redis_log import Fenced, LoggedRedis, connect, read_log
-from settings import Settings
+from settings import DEFAULT_LEADER_KEY, Settings
 from tests.chaos.checker import Listener
 from tests.chaos.record import Door, Record
 from tests.support import RedisServer, Service, executable, free_port, until
@@ -153,43 +153,135 @@ def turn(service: MarketData) -> None:
         service.refresh(timeframe)
 
 
+class TestTerm:
+    """The fence: a key that only a change of leader touches."""
+
+    def test_a_renewal_touches_it_not(self, redis_server: RedisServer) -> None:
+        lease = Lease(redis_server.client, "leader", 10)
+        lease.claim()
+        fence = lease.fence()
+        logged = LoggedRedis(redis_server.client, "market-data")
+        batch = logged.batch()
+        batch.cache_write("k", "v", 5)
+
+        def renewed_here(pipeline: Any, key: str) -> Any:
+            value = watch(pipeline, key)
+            lease.claim()
+            return value
+
+        watch = redis_log._watch
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(redis_log, "_watch", renewed_here)
+            logged.send(batch, fence=fence)
+        assert redis_server.client.get("k") == "v" and lease.fence() == fence
+
+    def test_a_lease_that_expired_unclaimed_goes_on_in_its_term(
+        self, redis_server: RedisServer
+    ) -> None:
+        passed: list[str] = []
+        lease = Lease(redis_server.client, "leader", 10, on_passed=lambda: passed.append("passed"))
+        lease.claim()
+        fence = lease.fence()
+        redis_server.client.delete("leader")
+        lease.claim()
+        assert lease.fence() == fence and passed == []
+
+    def test_who_takes_over_begins_a_term_that_never_was(self, redis_server: RedisServer) -> None:
+        client: Any = redis_server.client
+        terms: list[int] = []
+        for _ in range(3):
+            lease = Lease(client, "leader", 10)
+            lease.claim()
+            terms.append(int(lease.fence()[1]))
+            client.flushall() if len(terms) == 1 else lease.release()
+        assert terms == sorted(set(terms))
+        client.set("leader:term", terms[-1] + 10**9)  # as if Redis' clock had been set back
+        lease = Lease(client, "leader", 10)
+        lease.claim()
+        assert int(lease.fence()[1]) == terms[-1] + 10**9 + 1
+
+    def test_what_is_outdated_is_dropped_before_the_new_leader_is_visible(
+        self, redis_server: RedisServer
+    ) -> None:
+        seen: list[tuple[str, str]] = []
+        mine = Lease(
+            redis_server.client,
+            "leader",
+            10,
+            on_passed=lambda: seen.append(("passed", mine.leader)),
+            on_change=lambda: seen.append(("change", mine.leader)),
+        )
+        mine.claim()
+        assert seen == [("change", mine.token)]
+        redis_server.client.delete("leader")
+        other = Lease(redis_server.client, "leader", 10)
+        other.claim()
+        seen.clear()
+        mine.claim()
+        assert seen == [("passed", mine.token), ("change", other.token)] and mine.stands_by()
+        other.release()
+        seen.clear()
+        mine.claim()
+        assert seen == [("change", mine.token)] and not mine.stands_by()
+
+    def test_a_redis_that_lost_its_data_is_no_reason_to_forget(
+        self, redis_server: RedisServer
+    ) -> None:
+        passed: list[str] = []
+        lease = Lease(redis_server.client, "leader", 10, on_passed=lambda: passed.append("passed"))
+        lease.claim()
+        fence = lease.fence()
+        redis_server.client.flushall()
+        lease.claim()
+        assert lease.fence() != fence and passed == []
+
+    def test_who_slept_while_another_one_led_learns_of_it(self, redis_server: RedisServer) -> None:
+        passed: list[str] = []
+        sleeper = Lease(
+            redis_server.client, "leader", 10, on_passed=lambda: passed.append("passed")
+        )
+        sleeper.claim()
+        redis_server.client.delete("leader")
+        other = Lease(redis_server.client, "leader", 10)
+        other.claim()
+        other.release()
+        sleeper.claim()
+        assert passed == ["passed"] and sleeper.leader == sleeper.token
+
+
 class TestLease:
     def test_the_first_leads_and_the_other_stands_by(
         self, make: Callable[[], MarketData], exchange: Exchange, redis_server: RedisServer
     ) -> None:
         first, second = make(), make()
-        assert first.claim() and second.claim()
-        assert redis_server.client.get(LEADER_KEY) == first.token
+        first.claim()
+        second.claim()
+        assert redis_server.client.get(DEFAULT_LEADER_KEY) == first.lease.token
         turn(second)
         assert exchange.requests == []
         turn(first)
         asked = len(exchange.requests)
         turn(second)
-        second.keep()
+        second.look()
         assert len(exchange.requests) == asked
         code, body = second.health()
-        assert (code, body["status"], body["leader"]) == (200, "standby", first.token)
-        assert first.health()[1]["status"] == "ok" and body["instance"] == second.token
+        assert (code, body["status"], body["leader"]) == (200, "standby", first.lease.token)
+        assert first.health()[1]["status"] == "ok" and body["instance"] == second.lease.token
 
     def test_what_was_in_memory_before_a_sleep_is_not_written_after_it(
-        self,
-        make: Callable[[], MarketData],
-        redis_server: RedisServer,
-        monkeypatch: pytest.MonkeyPatch,
+        self, make: Callable[[], MarketData], redis_server: RedisServer
     ) -> None:
         """Another instance may have led meanwhile, and what it wrote is newer."""
         sleeper, other = make(), make()
         sleeper.claim()
         turn(sleeper)
-        redis_server.client.delete(LEADER_KEY)  # it expired
+        redis_server.client.delete(DEFAULT_LEADER_KEY)  # it expired
         other.claim()
         turn(other)
-        other.release()
+        other.lease.release()
         redis_server.client.delete("market:ohlcv:BTCUSDT:1h")
-        boot_s = market_data.boot_s
-        monkeypatch.setattr(market_data, "boot_s", lambda: boot_s() + 8)  # its candles live 30 s
-        sleeper.keep()
-        assert redis_server.client.get(LEADER_KEY) == sleeper.token
+        sleeper.look()
+        assert redis_server.client.get(DEFAULT_LEADER_KEY) == sleeper.lease.token
         assert not redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
         turn(sleeper)
         assert redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
@@ -200,12 +292,12 @@ class TestLease:
         first, second = make(), make()
         first.claim()
         turn(first)
-        redis_server.client.delete(LEADER_KEY)  # as if it had slept through its time
+        redis_server.client.delete(DEFAULT_LEADER_KEY)  # as if it had slept through its time
         second.claim()
         redis_server.client.flushall()
-        redis_server.client.set(LEADER_KEY, second.token)
+        redis_server.client.set(DEFAULT_LEADER_KEY, second.lease.token)
         turn(first)
-        assert redis_server.client.keys("*") == [LEADER_KEY]
+        assert redis_server.client.keys("*") == [DEFAULT_LEADER_KEY]
         assert first.health()[1]["status"] == "standby"
 
     def test_a_lease_that_went_with_what_redis_had_is_taken_again(
@@ -216,7 +308,7 @@ class TestLease:
         turn(service)
         redis_server.client.flushall()
         turn(service)
-        assert redis_server.client.get(LEADER_KEY) == service.token
+        assert redis_server.client.get(DEFAULT_LEADER_KEY) == service.lease.token
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6
 
     def test_redis_away_is_no_reason_to_fetch_less(
@@ -227,11 +319,11 @@ class TestLease:
         turn(service)
         asked = len(exchange.requests)
         redis_server.kill()
-        service.keep()
+        service.look()
         turn(service)
         assert len(exchange.requests) > asked
         redis_server.start()
-        service.keep()
+        service.look()
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6
 
     def test_a_redis_that_hangs_is_no_sleep(
@@ -241,11 +333,11 @@ class TestLease:
         service.claim()
         turn(service)
         redis_server.pause()
-        service.keep()
+        service.look()
         time.sleep(1.1)
         redis_server.resume()
         redis_server.client.flushall()
-        service.keep()
+        service.look()
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6  # out of memory
 
     def test_a_stopped_one_takes_no_lease(
@@ -254,10 +346,9 @@ class TestLease:
         service = make()
         service.claim()
         service.stop(until=time.monotonic() + 5)
-        service.release()
         service.claim()
-        service.commit()
-        assert not redis_server.client.exists(LEADER_KEY)
+        service.writer.commit()
+        assert not redis_server.client.exists(DEFAULT_LEADER_KEY)
 
 
 class TestTwoServices:
@@ -275,7 +366,7 @@ class TestTwoServices:
 
         body = first.health()[1]
         assert first.stop() == 0
-        assert client.get(LEADER_KEY) != body["instance"]  # the lease is given back
+        assert client.get(DEFAULT_LEADER_KEY) != body["instance"]  # the lease is given back
         second.wait_for("ok", 5)
 
         third = start_service(**FAST)
@@ -293,7 +384,7 @@ class TestTwoServices:
         refreshes = len(fourth.lines("event=refresh"))
         time.sleep(6)
         with redis_server.client.pipeline() as pipeline:
-            pipeline.get(LEADER_KEY)
+            pipeline.get(DEFAULT_LEADER_KEY)
             assert pipeline.execute() == [fourth.health()[1]["instance"]]
         published = len(read_log(client, 10_000, "publish")) - before
         done = len(fourth.lines("event=refresh")) - refreshes
@@ -328,7 +419,7 @@ class Writers:
         client = line.partition("]")[0].rpartition(" ")[2]
         at, words = float(line.split()[0]), re.findall(r'"((?:[^"\\]|\\.)*)"', line)
         match words:
-            case ["SET", key, token, "PX", ttl_ms] if key == LEADER_KEY:
+            case ["SET", key, token, "PX", ttl_ms] if key == DEFAULT_LEADER_KEY:
                 self._holder, self._held_until = token, at + int(ttl_ms) / 1000
             case ["XADD", log, *_]:
                 self._logs[client] = log
@@ -378,7 +469,7 @@ def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
 
     def leader() -> str:
         """Of those that run."""
-        token = str(client.get(LEADER_KEY))
+        token = str(client.get(DEFAULT_LEADER_KEY))
         return next((name for name in running if tokens[name] in token), "")
 
     with ExitStack() as stack:
@@ -508,7 +599,7 @@ class TestSentinel:
         assert len(service.lines("timeframe=1h")) == refreshes + 1  # and not fetched again
         assert replica.info("replication")["role"] == "master"
         service.wait_for("ok", 10)
-        assert replica.get(LEADER_KEY) == service.health()[1]["instance"]
+        assert replica.get(DEFAULT_LEADER_KEY) == service.health()[1]["instance"]
         assert next(updates) is None and next(updates).symbols  # type: ignore[union-attr]
         assert service.lines("event=problem what=redis")
         assert service.lines("event=problem_over what=redis")

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import market_data
+import fetcher
 from binance_answers import TIMEFRAME_MS
 from candles import boot_s
 from demo.exchange import Exchange
 from local_api import PREFIX, LocalApi
-from market_data import HOURLY_S, MarketData
+from market_data import MarketData
 from settings import Settings
+from store import LISTING_TTL_S
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SHIBUSDT")
 NEW = "SUIUSDT"  # listed so lately that all of its candles are held
@@ -28,6 +29,10 @@ HELD = 60
 STEP = 300_000
 NOW_MS = int(time.time() * 1000)
 PATHS = ["ping", "time", "exchangeInfo", "klines", "ticker/24hr", "ticker/price"]
+
+
+def api_of(service: MarketData) -> LocalApi:
+    return LocalApi(service.settings, service.store, service.other_leader)
 
 
 class Local:
@@ -46,9 +51,9 @@ class Local:
                 "TIMEFRAMES": timeframes,
             }
         )
-        self.service = MarketData(self.settings, fakeredis.FakeRedis(decode_responses=True))
-        names = [timeframe.name for timeframe in self.settings.timeframes]
-        self.api = LocalApi(self.service, self.settings.symbols, names, HELD)
+        self.redis = fakeredis.FakeRedis(decode_responses=True)
+        self.service = MarketData(self.settings, self.redis)
+        self.api = api_of(self.service)
         self.asked = 0
 
     def refresh(self) -> None:
@@ -85,7 +90,7 @@ def still() -> Iterator[Local]:
     """For tests that change nothing. Its data outlives them."""
     made = Local("5m:5:9999,1h:7:9999")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(market_data, "PRICE_TTL_S", 9999)
+        patch.setattr(fetcher, "PRICE_TTL_S", 9999)
         made.refresh()
     yield made
     made.close()
@@ -230,7 +235,7 @@ def test_nothing_older_than_its_ttl_is_answered(
     local.exchange.fault("status", status=500)
     local.refresh()
     assert local.ask("klines", **asked)[0] == 200  # still fresh
-    monkeypatch.setattr(market_data, "boot_s", lambda: later)
+    monkeypatch.setattr(time, "clock_gettime", lambda _: later)
     status, body = local.ask("klines", **asked)
     assert (status, body["code"]) == (503, -1001)
     assert body["msg"] == "There is no fresh data of BTCUSDT: HTTP 500"
@@ -242,14 +247,14 @@ def test_nothing_older_than_its_ttl_is_answered(
         assert local.ask(path, symbols='["BTCUSDT","ETHUSDT"]')[0] == 503
         assert local.ask(path)[0] == 503
     assert local.ask("exchangeInfo")[0] == 200
-    later += 2 * HOURLY_S
+    later += LISTING_TTL_S
     assert local.ask("exchangeInfo")[0] == 503
     assert local.ask("ping") == (200, {})
 
 
 def test_before_the_first_read_and_on_a_standby(local: Local) -> None:
-    fresh = MarketData(local.settings, local.service._redis)
-    api = LocalApi(fresh, local.settings.symbols, ["5m", "1h"], HELD)
+    fresh = MarketData(local.settings, local.redis)
+    api = api_of(fresh)
 
     def said(path: str, query: str = "") -> tuple[int, str]:
         status, body = api.answer(PREFIX + path, query)
@@ -259,10 +264,12 @@ def test_before_the_first_read_and_on_a_standby(local: Local) -> None:
     unread = "There is no fresh data of BTCUSDT: It was not read yet."
     assert said("klines", klines) == (503, unread)
     assert said("exchangeInfo")[0] == said("ticker/price")[0] == 503
-    assert local.service.claim() and fresh.claim() and fresh.stands_by()
+    local.service.claim()
+    fresh.claim()
+    assert fresh.other_leader() == local.service.lease.token
     assert said("klines", klines) == (
         503,
-        f"{local.service.token} fetches, this instance stands by.",
+        f"{local.service.lease.token} fetches, this instance stands by.",
     )
     fresh.stop(until=time.monotonic() + 1)
 
@@ -281,7 +288,7 @@ def test_rows_stay_the_exchange_s_own_through_many_refreshes(
 ) -> None:
     asked = urlencode({"symbol": "BTCUSDT", "interval": "5m", "limit": HELD})
     local.now -= 100 * 280
-    local.service._held.clear()
+    local.service.store.forget()
     monkeypatch.setattr(time, "time", lambda: local.now)
     for _ in range(100):
         local.now += 280

@@ -15,21 +15,26 @@ import fakeredis
 import pytest
 import redis
 
-import market_data
+import fetcher
 from binance_answers import Candles
 from binance_client import TOO_LATE
-from candles import Series
+from candles import Series, boot_s
 from demo import market
 from demo.exchange import Exchange
 from market_data import MarketData
 from redis_log import Batch, read_log
-from settings import Settings
+from settings import DEFAULT_LEADER_KEY, Settings
 from tests.support import PATIENCE
 
 
 def data_keys(client: Any) -> list[str]:
     """All of the service's keys but the lease."""
-    return [key for key in client.keys("market:*") if key != market_data.LEADER_KEY]
+    return [key for key in client.keys("market:*") if not key.startswith(DEFAULT_LEADER_KEY)]
+
+
+def held_of(service: MarketData) -> dict[str, Any]:
+    """By key what it holds."""
+    return {feed.key: entry for feed, entry in service.store.view().held.items()}
 
 
 @pytest.fixture
@@ -72,13 +77,13 @@ class Clocks:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.passed_s = self.stepped_s = 0.0
-        boot_s, wall_s = market_data.boot_s(), time.time()
-        patch.setattr(market_data, "boot_s", lambda: boot_s + self.passed_s)
+        booted_s, wall_s = boot_s(), time.time()
+        patch.setattr(time, "clock_gettime", lambda _: booted_s + self.passed_s)
         patch.setattr(time, "time", lambda: wall_s + self.passed_s + self.stepped_s)
 
-    def of_redis(self, boot_s: float) -> Any:
-        """The instant `boot_s` as Redis has it, in ms; a rounding is let go."""
-        wall_ms = (time.time() + boot_s - market_data.boot_s()) * 1000
+    def of_redis(self, at_s: float) -> Any:
+        """The instant `at_s` of the boot clock as Redis has it, in ms; a rounding is let go."""
+        wall_ms = (time.time() + at_s - boot_s()) * 1000
         return pytest.approx(wall_ms, abs=2)
 
 
@@ -98,21 +103,22 @@ def test_what_waits_for_a_worker_does_not_go_out_during_a_hold(
 
 
 def test_what_comes_too_late_to_be_sent_is_not_charged(
-    make: Callable[..., MarketData], exchange: Exchange
+    make: Callable[..., MarketData], exchange: Exchange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(fetcher, "GIVE_UP_SHARE", 0.0)
     service = make()
-    jobs = service._ask(service.settings.timeframes[0], time.monotonic() - 0.001)
-    results = service._gather(jobs, time.monotonic() + 5)
+    results = service.fetcher.read(service.settings.timeframes[0])
     assert {getattr(result, "reason", "") for result in results.values()} == {TOO_LATE}
-    assert len(results) == 6 and service._limiter.state()[0] == 0 and not exchange.requests
+    assert len(results) == 6 and service.limiter.state()[0] == 0 and not exchange.requests
 
 
 def test_a_refresh_that_begins_as_the_program_ends_is_no_bug(
     make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = make()
-    service._executor.shutdown()
-    refresh = threading.Thread(target=service._loops[0].run)
+    service.stopping.set()
+    service.fetcher.stop()
+    refresh = threading.Thread(target=service.loops[0].run)
     refresh.start()
     service.stop(until=0.0)
     refresh.join(20)
@@ -168,7 +174,7 @@ class TestRefresh:
     def test_a_series_is_read_whole_once_an_hour(
         self, make: Callable[..., MarketData], exchange: Exchange, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(market_data, "HOURLY_S", 0.0)
+        monkeypatch.setattr(fetcher, "WHOLE_EVERY_S", 0.0)
         service = make()
         turn(service)
         turn(service)
@@ -242,12 +248,12 @@ class TestRefresh:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         service = make()
-        klines = service._binance.klines
+        klines = service.exchange.klines
 
         def broken(symbol: str, *rest: Any) -> Candles:
             return [][1] if symbol == "ETHUSDT" else klines(symbol, *rest)
 
-        monkeypatch.setattr(service._binance, "klines", broken)
+        monkeypatch.setattr(service.exchange, "klines", broken)
         turn(service)
         assert candles(fake, "BTCUSDT") and not candles(fake, "ETHUSDT")
         assert "IndexError" in service.health()[1]["timeframes"]["5m"]["failing"]["ETHUSDT"]
@@ -370,7 +376,7 @@ class TestFaults:
             held_bytes, peak_bytes = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert len(service._failing) == 6
+        assert len(service.store.view().failing) == 6
         assert peak_bytes > 5e6 and held_bytes < 1e6
 
     def test_words_of_the_exchange_reach_no_log_unescaped(
@@ -459,10 +465,10 @@ class TestRedisAway:
         for _ in range(2):
             turn(service)
             turn(service, "1h")
-            service.keep()
+            service.look()
         assert service.health()[0] == 503 and not data_keys(fake)
         broken.error = None
-        service.keep()
+        service.look()
         assert service.health()[0] == 200
         channels = [heard.get_message(timeout=1)["channel"] for _ in range(3)]
         assert sorted(channels) == ["market:update:1h", "market:update:5m", "market:update:all"]
@@ -471,32 +477,31 @@ class TestRedisAway:
         lines = [message for message in caplog.messages if "what=redis" in message]
         assert lines == ["event=problem what=redis reason=gone", "event=problem_over what=redis"]
 
-    def test_all_is_told_of_when_all_of_it_is_there(
+    def test_all_that_is_pending_goes_together_and_again_until_it_is_taken(
         self, make: Callable[..., MarketData], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Two refreshes were stored before one commits, and the second transaction fails."""
         service = make()
         turn(service)
         turn(service, "1h")
-        with patch.object(service, "commit"):
+        with patch.object(service.writer, "commit"):
             turn(service, "1h")
             turn(service)
-        send, refuses = service._logged.send, True
+        send, refuses = service.logged.send, True
         told: list[list[str]] = []
 
         def sending(batch: Batch, **more: Any) -> None:
             told.append([channel for name, channel, *_ in batch.commands if name == "PUBLISH"])
-            if refuses and "market:update:1h" in told[-1]:
+            if refuses:
                 raise redis.TimeoutError("hangs")
             send(batch, **more)
 
-        with patch.object(service._logged, "send", sending):
+        with patch.object(service.logged, "send", sending):
             for _ in range(3):
-                assert not service.commit()
+                assert not service.writer.commit()
             refuses = False
-            assert service.commit()
-        every = ["market:update:1h", "market:update:all"]
-        assert told == [["market:update:5m"], every, [], every, [], every, [], every]
+            assert service.writer.commit()
+        every = ["market:update:1h", "market:update:5m", "market:update:all"]
+        assert told == [every] * 4
         lines = [message for message in caplog.messages if "what=redis" in message]
         assert lines == ["event=problem what=redis reason=hangs"]
         assert service.health()[1]["problems"] == {}
@@ -504,22 +509,26 @@ class TestRedisAway:
     def test_memory_that_is_cleared_while_redis_answers_keeps_nothing_back(
         self, make: Callable[..., MarketData], fake: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The machine slept after EXEC; the thread that looks at the lease wakes up first."""
+        """The machine slept after EXEC, and another instance led; the thread that looks at the
+        lease wakes up first."""
         service = make()
         turn(service)
-        send = service._logged.send
+        send = service.logged.send
 
         def sleeping(*arguments: Any, **more: Any) -> None:
             send(*arguments, **more)
-            service._claim_tried_at -= 60
+            fake.set(DEFAULT_LEADER_KEY, "another")
+            fake.incr(f"{DEFAULT_LEADER_KEY}:term")
             service.claim()
 
-        with patch.object(service._logged, "send", sleeping):
+        with patch.object(service.logged, "send", sleeping):
             turn(service, "1h")
-        assert not service._held
+        assert not held_of(service) and service.health()[1]["status"] == "standby"
+        fake.delete(DEFAULT_LEADER_KEY)
+        service.claim()
         for name in ("1h", "5m"):
             turn(service, name)
-            service.keep()
+            service.look()
         assert len(data_keys(fake)) == 9 and service.health()[1]["status"] == "ok"
         assert not any("event=bug" in message for message in caplog.messages)
 
@@ -530,12 +539,12 @@ class TestRedisAway:
         service = make()
         turn(service)
         turn(service, "1h")
-        began = now = market_data.boot_s()
+        began = now = boot_s()
         ahead_s = time.time() - now
-        monkeypatch.setattr(market_data, "boot_s", lambda: now)
+        monkeypatch.setattr(time, "clock_gettime", lambda _: now)
         monkeypatch.setattr(time, "time", lambda: now + ahead_s)
         sent: list[float] = []
-        send, refuses = service._logged.send, True
+        send, refuses = service.logged.send, True
 
         def sending(*arguments: Any, **more: Any) -> None:
             sent.append(now - began)
@@ -548,18 +557,18 @@ class TestRedisAway:
             sent.clear()
             for _ in range(count):
                 now += 1
-                fake.delete(market_data.LEADER_KEY)
-                service.keep()
-                assert fake.exists(market_data.LEADER_KEY)
+                fake.delete(DEFAULT_LEADER_KEY)
+                service.look()
+                assert fake.exists(DEFAULT_LEADER_KEY)
             return list(sent)
 
-        monkeypatch.setattr(service._logged, "send", sending)
+        monkeypatch.setattr(service.logged, "send", sending)
         turn(service)
         assert seconds(12) == [1, 3, 7, 11]
         turn(service)
         assert sent == [1, 3, 7, 11, 12]
         refuses = False
-        assert seconds(4) == [15, 15] and service.health()[1]["problems"] == {}
+        assert seconds(4) == [15] and service.health()[1]["problems"] == {}
         assert seconds(1) == []
         refuses = True
         turn(service)
@@ -573,7 +582,7 @@ class TestRedisAway:
         expires = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         fake.flushall()
         clocks.passed_s += 1.2  # the keys may not gain it
-        service.keep()
+        service.look()
         found = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         assert len(expires) == 6 and found == pytest.approx(expires, abs=2)
 
@@ -586,7 +595,7 @@ class TestRedisAway:
         turn(service, "1h")
         fake.flushall()
         clocks.passed_s += 3600
-        service.keep()
+        service.look()
         assert not data_keys(fake)
         assert service.health()[1]["status"] == "down"
 
@@ -598,14 +607,14 @@ class TestRedisAway:
         service = make()
         turn(service)
         turn(service, "1h")
-        service.keep()
+        service.look()
         wrote = len(read_log(fake))
-        service.keep()
+        service.look()
         assert len(read_log(fake)) == wrote  # without a step there is nothing to do
         clocks.stepped_s = step_s
-        service.keep()
-        assert len(service._held) == 9
-        for key, held in service._held.items():
+        service.look()
+        assert len(held_of(service)) == 9
+        for key, held in held_of(service).items():
             assert fake.pexpiretime(key) == clocks.of_redis(held.expires_at)
 
     def test_a_stop_in_the_middle_of_a_commit_lengthens_no_life(
@@ -627,7 +636,7 @@ class TestRedisAway:
         turn(service)
         for symbol in service.settings.symbols:
             key = f"market:ohlcv:{symbol}:5m"
-            assert fake.pexpiretime(key) == clocks.of_redis(service._held[key].expires_at)
+            assert fake.pexpiretime(key) == clocks.of_redis(held_of(service)[key].expires_at)
 
     def test_a_publish_names_only_what_can_be_read(
         self, make: Callable[..., MarketData], exchange: Exchange, fake: Any, clocks: Clocks
@@ -643,7 +652,7 @@ class TestRedisAway:
         clocks.passed_s += 21
         turn(service)
         broken.error = None
-        service.keep()
+        service.look()
         update = json.loads(heard.get_message(timeout=1)["data"])
         assert (update["symbols"], update["failed"]) == (["BTCUSDT", "SOLUSDT"], ["ETHUSDT"])
 
@@ -656,7 +665,7 @@ class TestRedisAway:
         turn(service)
         clocks.passed_s += 21
         broken.error = None
-        service.keep()
+        service.look()
         assert not fake.keys("market:ohlcv:*") and len(fake.keys("market:price:*")) == 3
 
 
@@ -665,10 +674,10 @@ class TestKeep:
         self, make: Callable[..., MarketData], caplog: pytest.LogCaptureFixture
     ) -> None:
         service = make()
-        service.keep()
+        service.look()
         assert service.health()[1]["problems"] == {}
-        service._loops[1].silent_until = time.monotonic() - 1
-        service.keep()
+        service.loops[1].silent_until = time.monotonic() - 1
+        service.look()
         assert service.health()[1]["problems"] == {"loops": "hanging: refresh-1h"}
         assert 'event=problem what=loops reason="hanging: refresh-1h"' in caplog.messages
 
@@ -679,13 +688,13 @@ class TestKeep:
         service = make()
         turn(service)
         turn(service, "1h")
-        service.keep()
+        service.look()
         code, body = service.health()
         assert (code, body["status"]) == (200, "degraded") and "WRONGTYPE" in str(body["problems"])
         assert len(data_keys(fake)) == 9
         fake.delete("redis:message_log")
         turn(service)
-        service.keep()
+        service.look()
         assert service.health()[1]["status"] == "ok"
 
 

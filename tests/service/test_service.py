@@ -45,7 +45,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
     """All that match but the lease."""
     found: Any = client.keys(pattern)
-    return sorted(key for key in found if key != "market:leader")
+    return sorted(key for key in found if not key.startswith("market:leader"))
 
 
 def expires_at(client: redis.Redis, key: str) -> float:

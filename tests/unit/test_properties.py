@@ -22,8 +22,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import binance_client
-import market_data
+import fetcher
 import redis_log
+import store as store_module
 from binance_answers import (
     TIMEFRAME_MS,
     BadResponse,
@@ -37,10 +38,11 @@ from binance_answers import (
     parse_tickers,
 )
 from binance_client import BinanceClient, RateLimiter
-from candles import Series, ohlcv_key
-from market_data import MarketData
+from candles import Feed, Series
+from fetcher import Fetcher
 from redis_log import DEFAULT_KEY, read_log
 from settings import Settings
+from store import Store
 from tests.candles import rows_of, written
 from tests.support import Clock
 
@@ -181,21 +183,25 @@ class TestMerging:
         clock = SimpleNamespace(
             time=lambda: float(exchange.now + ahead_s), monotonic=lambda: float(exchange.now)
         )
-        with patch.multiple(market_data, time=clock, boot_s=clock.monotonic):
-            service = MarketData(Settings.from_env(environ), fakeredis.FakeRedis())
-            service._binance = exchange  # type: ignore[assignment]
+        with (
+            patch.multiple(fetcher, time=clock, boot_s=clock.monotonic),
+            patch.multiple(store_module, time=clock, boot_s=clock.monotonic),
+        ):
+            settings = Settings.from_env(environ)
+            held = Store(settings)
+            reader = Fetcher(settings, exchange, held)  # type: ignore[arg-type]
             for pause_s, script in [*reads, (0, [])]:
                 exchange.now += pause_s
                 exchange.script = iter(script)
-                self.read(service, exchange)
+                self.read(settings, held, reader, exchange)
 
-    def read(self, service: MarketData, exchange: Exchange) -> None:
-        [timeframe] = service.settings.timeframes
-        key, limit = ohlcv_key("BTCUSDT", timeframe.name), service.settings.candle_limit
-        before: Any = service._held.get(key)
-        results = service._fetch_candles("BTCUSDT", timeframe, math.inf)
-        update = service._store(timeframe.name, results, exchange.now)
-        held: Any = service._held.get(key)
+    def read(self, settings: Settings, store: Store, reader: Fetcher, exchange: Exchange) -> None:
+        [timeframe] = settings.timeframes
+        feed, limit = Feed("BTCUSDT", timeframe.name), settings.candle_limit
+        before: Any = store.held(feed)
+        results = reader.read_candles(feed, timeframe, math.inf)
+        update = store.take(timeframe, results, exchange.now)
+        held: Any = store.held(feed)
         if not update.updated:
             assert update.failed and held is before
             assert exchange.failed or exchange.whole  # a bad part is no reason to have nothing

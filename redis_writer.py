@@ -1,0 +1,177 @@
+"""Brings to Redis what the store holds: the one fenced transaction, and a look once a second.
+
+Knows nothing of the exchange. What a transaction promises its readers is in docs/redis-schema.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import redis
+
+from candles import boot_s, update_channel
+from journal import Problems, event
+from lease import Lease
+from redis_log import Batch, Fenced, LoggedRedis
+from store import Pending, Store
+
+LOOK_EVERY_S = 1.0
+# The longest pause between tries to send what Redis refuses; they begin at LOOK_EVERY_S and double.
+COMMIT_PAUSE_S = 4.0
+# Between two rewrites of keys that vanish again and again: an eviction would go on all the same.
+REWRITE_PAUSE_S = 5.0
+# A wall clock that moves by so much between two looks was set; one that is slewed moves less.
+CLOCK_STEP_S = 0.2
+# So many voided transactions in a row are a problem; one is a change of leader.
+VOIDED_IN_A_ROW = 3
+
+
+class RedisWriter:
+    """Sends what `store` has pending, while this program has the `lease`."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        logged: LoggedRedis,
+        log_key: str,
+        store: Store,
+        lease: Lease,
+        problems: Problems,
+    ) -> None:
+        self._client, self._logged, self._log_key = client, logged, log_key
+        self._store, self._lease, self._problems = store, lease, problems
+        # Held through a whole commit, waiting for Redis included: an older one must not land after
+        # a newer one. It comes first: nobody takes it who holds another lock.
+        self._commit_lock = threading.Lock()
+        self._voided = 0  # transactions in a row; guarded by _commit_lock
+        # Counters for /health: written by one thread at a time, read by any.
+        self.operations_logged = 0
+        self.log_length = 0
+        # Only used by the main thread.
+        self._rewrite_after = self._commit_after = 0.0
+        self._pause_s = LOOK_EVERY_S
+        self._wall_ahead_s = time.time() - boot_s()
+
+    def commit(self, wait: bool = True) -> bool:
+        """Send Redis all that it lacks. False if it did not take it, or if `wait` is False and
+        another thread is at it."""
+        if not self._commit_lock.acquire(blocking=wait):
+            return False
+        try:
+            return self._send() or (self._may_send_again() and self._send())
+        except redis.RedisError as error:
+            self._fail(error)
+            return False
+        finally:
+            self._commit_lock.release()
+
+    def _send(self) -> bool:
+        """One transaction with all that is pending; False if it was voided or is not allowed."""
+        if self._lease.stands_by():
+            self._note_voided(0)
+            return False
+        pending = self._store.pending()
+        if not pending:
+            return True
+        batch = self._batch(pending)
+        try:
+            self._logged.send(batch, fence=self._lease.fence())
+        except Fenced:
+            self._note_voided(self._voided + 1)
+            return False
+        self._store.sent(pending)
+        self.operations_logged += 0 if self._logged.log_error else len(batch.entries)
+        self._note_voided(0)
+        self._problems.note("redis", "")
+        return True
+
+    def _may_send_again(self) -> bool:
+        """Whether a transaction was voided although nobody else leads: Redis has lost the term
+        with all its data."""
+        if self._voided:
+            self._lease.claim()
+        return bool(self._voided) and not self._lease.stands_by()
+
+    def _note_voided(self, in_a_row: int) -> None:
+        self._voided = in_a_row
+        reason = f"{in_a_row} transactions in a row were voided"
+        self._problems.note("fence", reason if in_a_row >= VOIDED_IN_A_ROW else "")
+
+    def _batch(self, pending: Pending) -> Batch:
+        """The transaction: values, failures for the log, and what tells of them."""
+        batch = self._logged.batch()
+        for feed, entry in pending.entries.items():
+            text, summary = entry.json(), entry.summary()
+            # Looked at only now: this thread may have been stopped since (SIGSTOP, a suspension).
+            if (left_s := entry.expires_at - boot_s()) > 0:
+                batch.cache_write(feed.key, text, left_s, summary)
+        for feed, reason in pending.errors.items():
+            batch.error(feed.key, reason)
+        for timeframe in pending.updates:
+            told = pending.told(timeframe)
+            batch.publish(update_channel(timeframe), told.json(timeframe=timeframe), told.summary())
+        if of_all := pending.of_all:
+            names = list(pending.expired)
+            batch.publish(update_channel("all"), of_all.json(timeframes=names), of_all.summary())
+        return batch
+
+    def _fail(self, error: redis.RedisError) -> None:
+        """Redis may come back without what it had (a restart, a fail-over): send all again."""
+        self._problems.note("redis", error)
+        self._store.resend()
+
+    def look(self) -> None:
+        """Once a second: renew the lease, see whether Redis still has what it must have, and send
+        what it lacks."""
+        live = self._store.in_redis(LOOK_EVERY_S)
+        try:
+            self._lease.claim()
+            # "market:none" is never there: EXISTS needs a key.
+            pipeline: Any = self._client.pipeline(transaction=False)
+            pipeline.exists(*(feed.key for feed in live), "market:none")
+            pipeline.xlen(self._log_key)
+            present, length = pipeline.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            self._fail(error)
+            return
+        self.log_length = length if isinstance(length, int) else 0
+        stepped = self._clock_has_stepped()
+        vanished = self._have_vanished(present, len(live))
+        now = boot_s()
+        if stepped or (vanished and now >= self._rewrite_after):
+            self._rewrite_after = now + REWRITE_PAUSE_S
+            self._store.resend()
+        self._send_what_is_open(now)
+
+    def _clock_has_stepped(self) -> bool:
+        """Whether the wall clock was set since the last look. Redis expires keys by it, so all that
+        was written before expires at the wrong time."""
+        before_s, self._wall_ahead_s = self._wall_ahead_s, time.time() - boot_s()
+        step_s = self._wall_ahead_s - before_s
+        if abs(step_s) <= CLOCK_STEP_S:
+            return False
+        event(logging.WARNING, "clock_stepped", seconds=f"{step_s:+.1f}")
+        return True
+
+    def _have_vanished(self, present: Any, expected: int) -> bool:
+        """Whether keys are missing whose TTL has not passed: deleted, flushed, evicted."""
+        if isinstance(present, Exception):
+            self._problems.note("keys", present)
+            return False
+        missing = expected - present
+        self._problems.note(
+            "keys", f"{missing} keys vanished before their time" if missing > 0 else ""
+        )
+        return bool(missing > 0)
+
+    def _send_what_is_open(self, now: float) -> None:
+        """Commit, unless a refresh is at it; ever more rarely while Redis refuses."""
+        if not self._store.is_behind():
+            self._problems.note("redis", "")
+            self._pause_s = LOOK_EVERY_S
+        elif now >= self._commit_after and not self.commit(wait=False):
+            self._pause_s = min(2 * self._pause_s, COMMIT_PAUSE_S)
+            self._commit_after = now + self._pause_s

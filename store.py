@@ -1,0 +1,264 @@
+"""All candles and prices that the service holds, and what Redis still lacks of them.
+
+Knows nothing of Redis and HTTP, and asks nobody: loops put in what was read, the writer takes out
+what is to be sent, everyone else looks.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from binance_answers import UNKNOWN_SYMBOL, BadResponse, BinanceError, Listing, Stopped
+from candles import PRICE, Feed, Price, Series, Update, boot_s
+from journal import event
+from settings import Settings, Timeframe
+
+Results = dict[Feed, Series | Price | BinanceError]
+LISTING_TTL_S = 7200.0  # the listing is read once an hour, and may fail once
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What Redis lacks at one moment, to be sent in one transaction."""
+
+    entries: dict[Feed, Series | Price]
+    errors: dict[Feed, str]  # failures for the message log
+    updates: dict[str, Update]  # by timeframe
+    expired: dict[str, set[str]]  # by timeframe: symbols whose candles are too old to be shown
+    of_all: Update | None  # for market:update:all
+    since_all: set[str]  # timeframes that will have been published since the last of_all
+    generation: int  # of the store: how often it had forgotten everything
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.errors or self.updates)
+
+    def told(self, timeframe: str) -> Update:
+        """The update of a timeframe as readers may have it."""
+        return self.updates[timeframe].without(self.expired[timeframe])
+
+
+class StoreView(NamedTuple):
+    """A copy of what is held, for those who only look."""
+
+    held: dict[Feed, Series | Price]
+    failing: dict[Feed, BinanceError]  # why the last read of each failed
+    refreshes: dict[str, tuple[int, float]]  # by timeframe: how many, and their seconds
+    filled: bool  # whether every timeframe has been read and published once
+
+
+class Store:
+    """Held data and open deliveries for the symbols and timeframes of `settings`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._symbols = settings.symbols
+        self._timeframes = [timeframe.name for timeframe in settings.timeframes]
+        # Guards all fields below. Loops take, the writer collects what is pending and notes what
+        # was sent, the main thread forgets, HTTP threads look. Unlocked, a delivery could miss what
+        # a refresh is just storing, or note as sent what replaced it. Nobody waits or logs inside.
+        self._lock = threading.Lock()
+        self._held: dict[Feed, Series | Price] = {}
+        self._failing: dict[Feed, BinanceError] = {}
+        self._unwritten: set[Feed] = set()  # Redis lacks what is held
+        self._unlogged: dict[Feed, str] = {}  # failures that the message log lacks
+        self._unpublished: dict[str, Update] = {}  # by timeframe
+        self._last: dict[str, Update] = {}  # by timeframe: its last refresh
+        self._since_all: set[str] = set()  # timeframes published since the last market:update:all
+        self._filled = False
+        self._generation = 0
+        self._refreshes: dict[str, tuple[int, float]] = {}
+        self._listing: tuple[Listing, float] | None = None  # and when it expires
+
+    # --- what was read ---
+
+    def take(self, timeframe: Timeframe, results: Results, started: float) -> Update:
+        """Hold what a refresh that `started` (monotonic) has read, keep what it has not, and say
+        what began to fail and what works again."""
+        began: dict[tuple[str, str], list[str]] = {}  # by what and reason: symbols
+        mended: dict[str, list[str]] = {}  # by what: symbols
+        with self._lock:
+            now = boot_s()
+            judged = {feed: self._judge_locked(feed, read, now) for feed, read in results.items()}
+            for feed, result in judged.items():
+                if isinstance(result, Stopped):  # the program is ending: neither read nor failed
+                    continue
+                if isinstance(result, BinanceError):
+                    if feed not in self._failing:
+                        began.setdefault((feed.what, result.reason), []).append(feed.symbol)
+                        self._unlogged[feed] = result.reason
+                    self._failing[feed] = result
+                    continue
+                if self._failing.pop(feed, None):
+                    mended.setdefault(feed.what, []).append(feed.symbol)
+                self._held[feed] = result
+                self._unwritten.add(feed)
+            update = self._updated_locked(timeframe.name, judged, started)
+        for (what, reason), symbols in began.items():
+            names = ",".join(symbols)
+            event(logging.WARNING, "fetch_failing", what=what, symbols=names, reason=reason)
+        for what, symbols in mended.items():
+            event(logging.INFO, "fetch_mended", what=what, symbols=",".join(symbols))
+        return update
+
+    def _judge_locked(
+        self, feed: Feed, read: Series | Price | BinanceError, now: float
+    ) -> Series | Price | BinanceError:
+        """`read`, or an error if it is older than what is held. Once that has expired, an older
+        answer is better than none."""
+        held = self._held.get(feed)
+        if isinstance(read, BinanceError) or not held or held.expires_at <= now:
+            return read
+        if read.newest_ms < held.newest_ms:
+            return BadResponse("the answer is older than what is held")
+        return read
+
+    def _updated_locked(self, timeframe: str, judged: Results, started: float) -> Update:
+        """Note one refresh of `timeframe`, to be published."""
+        candles = {feed.symbol: result for feed, result in judged.items() if feed.what != PRICE}
+        duration_s = time.monotonic() - started
+        update = Update(
+            updated={symbol for symbol, each in candles.items() if isinstance(each, Series)},
+            failed={
+                symbol
+                for symbol, each in candles.items()
+                if isinstance(each, BinanceError) and not isinstance(each, Stopped)
+            },
+            timestamp=round(time.time() * 1000),
+            duration_ms=round(duration_s * 1000),
+        )
+        count, seconds = self._refreshes.get(timeframe, (0, 0.0))
+        self._refreshes[timeframe] = count + 1, seconds + duration_s
+        if update.updated or update.failed:
+            self._last[timeframe] = update
+            self._unpublished[timeframe] = update.including(self._unpublished.get(timeframe))
+        return update
+
+    def take_listing(self, listing: Listing) -> None:
+        with self._lock:
+            self._listing = listing, boot_s() + LISTING_TTL_S
+
+    def forget(self) -> None:
+        """Drop everything: another instance led meanwhile, and what it wrote may be newer."""
+        with self._lock:
+            self._generation += 1
+            self._held.clear()
+            self._failing.clear()
+            self._unwritten.clear()
+            self._unlogged.clear()
+            self._unpublished.clear()
+            self._last.clear()
+            self._since_all.clear()
+            self._filled = False
+
+    # --- what Redis lacks ---
+
+    def pending(self) -> Pending:
+        """Everything that Redis lacks. Tell `sent` once Redis has it."""
+        with self._lock:
+            now = boot_s()
+            refreshed = [name for name in self._timeframes if name in self._last]
+            expired = {name: self._expired_locked(name, now) for name in refreshed}
+            brought = {name for name, update in self._unpublished.items() if update.updated}
+            since_all = (self._since_all | brought) & self._last.keys()
+            of_all = None
+            if len(since_all) == len(self._timeframes):
+                updates = [self._last[name].without(expired[name]) for name in refreshed]
+                of_all = Update.of_all(updates)
+            return Pending(
+                entries={feed: self._held[feed] for feed in self._in_order(self._unwritten)},
+                errors=dict(self._unlogged),
+                updates=dict(self._unpublished),
+                expired=expired,
+                of_all=of_all,
+                since_all=since_all,
+                generation=self._generation,
+            )
+
+    def sent(self, pending: Pending) -> None:
+        """Redis has `pending`. What came since stays pending."""
+        with self._lock:
+            if pending.generation != self._generation:  # nothing of it is held any more
+                return
+            for feed, entry in pending.entries.items():
+                if self._held.get(feed) is entry:
+                    self._unwritten.discard(feed)
+            for feed, reason in pending.errors.items():
+                if self._unlogged.get(feed) == reason:
+                    del self._unlogged[feed]
+            for name, update in pending.updates.items():
+                if self._unpublished.get(name) is update:
+                    del self._unpublished[name]
+            self._since_all = set() if pending.of_all else pending.since_all
+            self._filled = self._filled or pending.of_all is not None
+
+    def is_behind(self) -> bool:
+        """Whether Redis lacks anything."""
+        with self._lock:
+            return bool(self._unwritten or self._unlogged or self._unpublished)
+
+    def resend(self) -> None:
+        """Redis may have lost what it had, so it lacks all that is held."""
+        with self._lock:
+            self._unwritten.update(self._held)
+
+    def in_redis(self, for_s: float) -> list[Feed]:
+        """What Redis must have, for the next `for_s` seconds at least."""
+        with self._lock:
+            now = boot_s()
+            return [
+                feed
+                for feed, entry in self._held.items()
+                if feed not in self._unwritten and entry.expires_at - now > for_s
+            ]
+
+    # --- what others see ---
+
+    def held(self, feed: Feed) -> Series | Price | None:
+        """What is held, however old."""
+        with self._lock:
+            return self._held.get(feed)
+
+    def fresh(self, feed: Feed) -> Series | Price | None:
+        """What is held, if it is younger than its TTL."""
+        held = self.held(feed)
+        return held if held and held.expires_at > boot_s() else None
+
+    def failure(self, feed: Feed) -> BinanceError | None:
+        """Why the last read failed."""
+        with self._lock:
+            return self._failing.get(feed)
+
+    def unknown_symbols(self) -> list[str]:
+        """Symbols that the exchange says it has not."""
+        with self._lock:
+            return [s for s in self._symbols if is_unknown(self._failing.get(Feed(s, PRICE)))]
+
+    def listing(self) -> Listing | None:
+        """The last listing of symbols, if it is fresh."""
+        with self._lock:
+            found = self._listing
+        return found[0] if found and found[1] > boot_s() else None
+
+    def view(self) -> StoreView:
+        with self._lock:
+            return StoreView(
+                dict(self._held), dict(self._failing), dict(self._refreshes), self._filled
+            )
+
+    def _expired_locked(self, timeframe: str, now: float) -> set[str]:
+        """The symbols whose candles are too old to be shown."""
+        feeds = {symbol: self._held.get(Feed(symbol, timeframe)) for symbol in self._symbols}
+        return {symbol for symbol, held in feeds.items() if not held or held.expires_at <= now}
+
+    def _in_order(self, feeds: Iterable[Feed]) -> list[Feed]:
+        """Candles by timeframe, then prices, as they go into the message log."""
+        return sorted(feeds, key=lambda feed: (feed.what == PRICE, feed.what, feed.symbol))
+
+
+def is_unknown(error: BinanceError | None) -> bool:
+    """Whether the exchange says that it has no such symbol."""
+    return error is not None and error.code == UNKNOWN_SYMBOL
