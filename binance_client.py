@@ -1,7 +1,7 @@
-"""Reads the public market data of Binance.US: one rate limiter, validated answers, typed errors.
+"""Asks the exchange: one rate limiter for all threads, connections on which every answer ends.
 
-Knows nothing of Redis, refreshes or settings, and writes no log. What it assumes of the exchange
-(weights, limits, statuses, shapes) is from its public REST documentation:
+Knows nothing of Redis, refreshes or settings, and writes no log. What the answers say is in
+binance_answers.py. Weights, limits and statuses are from the exchange's public REST documentation:
 https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
 """
 
@@ -45,12 +45,14 @@ from binance_answers import (
     parse_tickers,
 )
 
-HOLD_S = {403: 60, 418: 120, 429: 60}  # where Retry-After is missing; 403 never has one
-
-MAX_ANSWER_BYTES = 5_000_000  # a whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB
+# Statuses that mean "not now", and how long to hold where Retry-After is missing.
+HOLD_S = {403: 60, 418: 120, 429: 60}
+# A whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB.
+MAX_ANSWER_BYTES = 5_000_000
 MAX_TRIES = 3
+# The pause after a failed try. It doubles with each, and is jittered down to a half.
+BACKOFF_S = 0.5
 TOO_LATE = "no time left before the next refresh"
-BACKOFF_S = 0.5  # doubles with each try; jittered down to a half
 
 
 # --- how much may be asked ---
@@ -83,13 +85,12 @@ class _Budget:
 
 
 class RateLimiter:
-    """Keeps all threads within the exchange's limits for an IP address, whoever else shares it:
-    1200 weight in any rolling 60 s and 5000 requests in any rolling 300 s by all who share it, of
-    which `weight_limit` weight by this program.
+    """Keeps all threads within the exchange's limits for an IP address: 1200 weight in any 60 s and
+    5000 requests in any 300 s by all programs there, `weight_limit` weight by this one.
 
-    `travel_s`, the longest way of a request from `acquire` to the exchange, lengthens the windows,
-    so that they hold by the exchange's count too. `clock` gives monotonic seconds; `wait(seconds)`
-    sleeps, and returns True if the program is ending.
+    `travel_s`, the longest that a request may take from `acquire` to the exchange, lengthens the
+    windows, so that they hold by the exchange's count too. `clock` gives monotonic seconds;
+    `wait(seconds)` sleeps, and returns True if the program is ending.
     """
 
     def __init__(
@@ -101,8 +102,8 @@ class RateLimiter:
         wait: Callable[[float], object] = time.sleep,
     ) -> None:
         self._clock, self._wait = clock, wait
-        # Guards the fields below. Workers spend, the main and health threads look; unlocked, two
-        # workers would both spend the last unit. Nobody waits while holding it.
+        # Guards the fields below. Workers spend, the main thread and HTTP threads look. Unlocked,
+        # two workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
         self._own = _Budget(weight_limit, 60 + travel_s)
         self._address = _Budget(WEIGHT_LIMIT, 60 + travel_s)
@@ -136,8 +137,8 @@ class RateLimiter:
                 raise Stopped("stopping")
 
     def observe(self, used_weight: int) -> None:
-        """Take in the weight that the exchange says was used in its current minute. What exceeds
-        the own count was another program's, and is charged for a window: as long as it can matter.
+        """Note the weight that the exchange counted in its current minute. What exceeds our own
+        count was another program's, and is charged for a whole window.
         """
         with self._lock:
             now = self._clock()
@@ -146,7 +147,7 @@ class RateLimiter:
                 self._address.spend(used_weight - self._address.used, now)
 
     def hold(self, seconds: float, status: int) -> None:
-        """Let no request out for `seconds`, because the exchange answered with HTTP `status`."""
+        """Let no request out for `seconds`: the exchange answered with HTTP `status`."""
         with self._lock:
             until = self._clock() + seconds
             if until > self._held_until:
@@ -164,8 +165,8 @@ class RateLimiter:
 
 
 class _BoundedAnswer(io.RawIOBase):
-    """One answer, which must arrive whole within the socket's time-out. The socket's own starts
-    anew with every byte: a server that drips headers or body would never meet it.
+    """One answer, which must arrive whole within the socket's timeout. The socket itself restarts
+    its timeout with every byte, so a server that drips bytes would hold a worker for ever.
 
     HTTPResponse takes this for the socket.
     """
@@ -195,8 +196,8 @@ class _BoundedAnswer(io.RawIOBase):
 
 
 class _Answer(HTTPResponse):
-    """After any other status than 200 the connection ends. An answer is still to come after one of
-    1xx, which the next request would take for its own."""
+    """Closes the connection after any status but 200: after a 1xx another answer follows, which
+    the next request would take for its own."""
 
     def begin(self) -> None:
         super().begin()
@@ -229,9 +230,9 @@ class _BoundedAdapter(HTTPAdapter):
 class BinanceClient:
     """Public market data of the exchange at `base_url`, for any number of threads.
 
-    They share `limiter`, and up to `connections` that are kept. `timeout_s` bounds the connecting,
-    and then the whole answer; `wait` is as for RateLimiter. All methods raise BinanceError, and
-    begin nothing after `give_up_at`, in monotonic seconds.
+    They share `limiter`, and up to `connections` connections. `timeout_s` bounds connecting, and
+    then the whole answer; `wait` is as for RateLimiter. All methods raise BinanceError, and send
+    nothing after `give_up_at`, in monotonic seconds.
     """
 
     def __init__(
@@ -247,17 +248,17 @@ class BinanceClient:
     ) -> None:
         self._limiter, self._timeout_s = limiter, timeout_s
         self._wall_clock, self._wait = wall_clock, wait
-        # Without a Session: threads may not share one, and all that it adds (cookies, redirects, a
-        # proxy or a .netrc of the environment) is not wanted, for a third of a request's CPU.
+        # No Session: threads may not share one, and what it adds (cookies, redirects, .netrc) is
+        # not wanted; it takes a third of a request's CPU.
         self._adapter = _BoundedAdapter(pool_maxsize=connections)
         headers = dict(requests.utils.default_headers()) | {"User-Agent": user_agent}
         self._request = requests.Request("GET", f"{base_url}/api/v3/", headers).prepare()
-        # Guards the count: workers add, health threads copy.
+        # Guards _answers: workers count, HTTP threads copy.
         self._lock = threading.Lock()
         self._answers: Counter[str] = Counter()  # by HTTP status; "none" if no answer came
 
     def answers(self) -> dict[str, int]:
-        """How many requests were answered with each HTTP status, "none" for those that were not."""
+        """How many requests got each HTTP status; "none" counts those without an answer."""
         with self._lock:
             return dict(self._answers)
 
@@ -283,8 +284,8 @@ class BinanceClient:
         return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
-        """What is said of those of `symbols` that are listed. Weight 10; 20 if one is not, because
-        then the whole list has to be asked for."""
+        """The listing of `symbols`, as far as they are listed. Weight 10; 20 if one is not, for
+        then the whole list must be read."""
         try:
             info = self._get("exchangeInfo", {"symbols": as_json(symbols)}, 10, give_up_at)
         except Rejected as error:
@@ -304,7 +305,7 @@ class BinanceClient:
         return int(self._wall_clock() * 1000)
 
     def _get(self, path: str, params: dict[str, Any], weight: int, give_up_at: float) -> bytes:
-        """Ask until there is an answer, MAX_TRIES are used up, or `give_up_at` would pass."""
+        """The body of an answer, after up to MAX_TRIES, all of them before `give_up_at`."""
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
                 raise Retryable(TOO_LATE)
@@ -314,7 +315,7 @@ class BinanceClient:
             except RateLimited:
                 if tried == MAX_TRIES:
                     raise
-                continue  # the limiter waits until the hold is over, or gives up
+                continue  # acquire() waits until the hold is over, or gives up
             except Retryable:
                 pause_s = BACKOFF_S * 2 ** (tried - 1) * random.uniform(0.5, 1.0)
                 if tried == MAX_TRIES or time.monotonic() + pause_s >= give_up_at:
@@ -324,7 +325,7 @@ class BinanceClient:
         raise AssertionError("the last try returns or raises")
 
     def _ask(self, path: str, params: dict[str, Any], give_up_at: float) -> bytes:
-        """The body of one answer, read whole, within the bounds of time and size."""
+        """The body of one answer, within the bounds of time and size."""
         timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
         request = self._request.copy()
         request.url = f"{request.url}{path}?{urlencode(params)}"
@@ -332,9 +333,9 @@ class BinanceClient:
         try:
             with self._adapter.send(request, stream=True, timeout=timeout_s) as response:
                 answered = str(response.status_code)
-                self._obey_limits(response)  # before its body, which may never come
+                self._obey_limits(response)  # before the body, which may never come
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
-        except (HTTPError, OSError) as error:  # that of requests is an OSError
+        except (HTTPError, OSError) as error:  # RequestException is an OSError
             raise Retryable(_network_reason(error)) from error
         finally:
             with self._lock:
@@ -346,7 +347,7 @@ class BinanceClient:
         return body
 
     def _obey_limits(self, response: requests.Response) -> None:
-        """Tell the limiter what the exchange says of its limits; RateLimited if it says no."""
+        """Tell the limiter what the headers say. Raises RateLimited if they say "not now"."""
         self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M", 0))
         status = response.status_code
         if status in HOLD_S:
@@ -355,7 +356,7 @@ class BinanceClient:
             raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
 
 
-# --- what headers and failures say ---
+# --- headers and failures ---
 
 
 def _header_int(response: requests.Response, name: str, default: int) -> int:
@@ -364,7 +365,7 @@ def _header_int(response: requests.Response, name: str, default: int) -> int:
 
 
 def _network_reason(error: Exception) -> str:
-    """A short reason without addresses; the libraries wrap the cause several times."""
+    """A short reason without addresses. The libraries wrap the cause several times."""
     root: BaseException = error
     while root.__context__ is not None:
         root = root.__context__

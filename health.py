@@ -117,52 +117,62 @@ NO_WEIGHT = {"X-MBX-USED-WEIGHT": "0", "X-MBX-USED-WEIGHT-1M": "0"}
 def metrics(health: dict[str, Any]) -> str:
     """The body of /health in the text format of Prometheus, version 0.0.4:
     https://prometheus.io/docs/instrumenting/exposition_formats/"""
-    exchange, store, frames = health["exchange"], health["redis"], health["timeframes"]
-    parts = {**frames, "price": health["prices"]}
-    leads = health["leader"] == health["instance"]
-    ages = {name: part["age_s"] for name, part in parts.items() if part["age_s"] is not None}
     lines: list[str] = []
-
-    def add(name: str, kind: str, about: str, samples: Any, label: str = "") -> None:
+    for name, kind, about, label, samples in [*_own_metrics(health), *_outer_metrics(health)]:
         lines.append(f"# HELP market_data_{name} {about}\n# TYPE market_data_{name} {kind}")
         for key, value in samples.items() if label else [("", samples)]:
             labels = f"{{{label}={json.dumps(key)}}}" if label else ""
             lines.append(f"market_data_{name}{labels} {float(value)}")
+    return "\n".join(lines) + "\n"
 
-    add("build_info", "gauge", "Always 1.", {health["version"]: 1}, "version")
-    add("uptime_seconds", "gauge", "Since the start.", health["uptime_s"])
-    add(
-        "status",
-        "gauge",
-        "1 for that of /health, 0 for the others.",
-        {status: status == health["status"] for status in STATUSES},
-        "status",
-    )
-    add("leader", "gauge", "Whether this instance fetches.", leads)
-    add("problem", "gauge", "1 for each of /health.", dict.fromkeys(health["problems"], 1), "what")
-    add("symbols", "gauge", "Symbols that are asked for.", health["symbols"])
+
+# A metric: name, kind, help, label; and its value, or by value of the label, if it has one.
+Metric = tuple[str, str, str, str, Any]
+
+
+def _own_metrics(health: dict[str, Any]) -> list[Metric]:
+    """What the service says of itself and of its data."""
+    frames = health["timeframes"]
+    parts = {**frames, PRICE: health["prices"]}
+    status = {status: status == health["status"] for status in STATUSES}
+    leads = health["leader"] == health["instance"]
+    problems = dict.fromkeys(health["problems"], 1)
     fresh = {name: part["fresh"] for name, part in parts.items()}
     failing = {name: len(part["failing"]) for name, part in parts.items()}
-    add("symbols_fresh", "gauge", "Symbols with data younger than its TTL.", fresh, "what")
-    add("symbols_failing", "gauge", "Symbols whose last read failed.", failing, "what")
-    add("age_seconds", "gauge", "Age of the newest data.", ages, "what")
-    for name, about in (("refreshes", "Refreshes."), ("refresh_seconds", "Time spent refreshing.")):
-        counts = {frame: of[name] for frame, of in frames.items()}
-        add(f"{name}_total", "counter", about, counts, "timeframe")
-    add(
-        "requests_total",
-        "counter",
-        "Requests to the exchange, by HTTP status or none.",
-        REFUSALS | exchange["requests"],
-        "status",
-    )
-    add("used_weight", "gauge", "Used by this address in a minute.", exchange["used_weight"])
-    add("weight_limit", "gauge", "Weight that this program may use.", exchange["weight_limit"])
-    add("hold_seconds", "gauge", "Until the exchange may be asked again.", exchange["hold_s"])
-    add("redis_up", "gauge", "Whether Redis takes data.", store["up"])
-    add("message_log_entries", "gauge", "Length of the message log.", store["message_log_length"])
-    add("operations_logged_total", "counter", "Entries written to it.", store["operations_logged"])
-    return "\n".join(lines) + "\n"
+    ages = {name: part["age_s"] for name, part in parts.items() if part["age_s"] is not None}
+    counts = {name: part["refreshes"] for name, part in frames.items()}
+    seconds = {name: part["refresh_seconds"] for name, part in frames.items()}
+    return [
+        ("build_info", "gauge", "Always 1.", "version", {health["version"]: 1}),
+        ("uptime_seconds", "gauge", "Since the start.", "", health["uptime_s"]),
+        ("status", "gauge", "1 for that of /health, 0 for the others.", "status", status),
+        ("leader", "gauge", "Whether this instance fetches.", "", leads),
+        ("problem", "gauge", "1 for each of /health.", "what", problems),
+        ("symbols", "gauge", "Symbols that are asked for.", "", health["symbols"]),
+        ("symbols_fresh", "gauge", "Symbols with data younger than its TTL.", "what", fresh),
+        ("symbols_failing", "gauge", "Symbols whose last read failed.", "what", failing),
+        ("age_seconds", "gauge", "Age of the newest data.", "what", ages),
+        ("refreshes_total", "counter", "Refreshes.", "timeframe", counts),
+        ("refresh_seconds_total", "counter", "Time spent refreshing.", "timeframe", seconds),
+    ]
+
+
+def _outer_metrics(health: dict[str, Any]) -> list[Metric]:
+    """What it knows of the exchange and of Redis."""
+    exchange, redis = health["exchange"], health["redis"]
+    requests = REFUSALS | exchange["requests"]
+    length, logged = redis["message_log_length"], redis["operations_logged"]
+    about_requests = "Requests to the exchange, by HTTP status or none."
+    limit = exchange["weight_limit"]
+    return [
+        ("requests_total", "counter", about_requests, "status", requests),
+        ("used_weight", "gauge", "Used by this address in a minute.", "", exchange["used_weight"]),
+        ("weight_limit", "gauge", "Weight that this program may use.", "", limit),
+        ("hold_seconds", "gauge", "Until the exchange may be asked again.", "", exchange["hold_s"]),
+        ("redis_up", "gauge", "Whether Redis takes data.", "", redis["up"]),
+        ("message_log_entries", "gauge", "Length of the message log.", "", length),
+        ("operations_logged_total", "counter", "Entries written to it.", "", logged),
+    ]
 
 
 class _HealthHandler(JsonHandler):

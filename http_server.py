@@ -1,4 +1,4 @@
-"""A small JSON server on http.server: connections that are bounded in number and in silence.
+"""A small JSON server on http.server, with a bounded number of connections.
 
 Knows nothing of the service; the dashboard serves its pages with it too.
 """
@@ -16,9 +16,13 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-IDLE_TIMEOUT_S = 5.0  # for a client that connects and says nothing, or reads nothing
-KEEP_ALIVE_S = 75.0  # until its next request, for one that has been answered
-MAX_CONNECTIONS = 100  # each has a thread; for one more that which is silent the longest goes
+# How long a client may say nothing before its first request, or in the middle of one.
+IDLE_TIMEOUT_S = 5.0
+# How long a client may say nothing between two requests: longer than most monitors' intervals.
+KEEP_ALIVE_S = 75.0
+# Each connection has a thread. When full, the one that has been idle longest is evicted.
+MAX_CONNECTIONS = 100
+# Names that a client may send as Host, besides addresses.
 OWN_NAMES = {"localhost", socket.gethostname().lower()}
 
 
@@ -27,10 +31,10 @@ class JsonHandler(BaseHTTPRequestHandler):
 
     server: JsonServer
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or a body may wait 40 ms for its head's ACK
+    disable_nagle_algorithm = True  # without it, a body may wait 40 ms for the ACK of its head
     timeout = IDLE_TIMEOUT_S
     server_version, sys_version = "coinex-market-data", ""
-    indent: int | None = 2  # spaces, for the eye; None is ten times faster
+    indent: int | None = 2  # spaces, to be read by people; None is ten times faster
 
     def handle_one_request(self) -> None:
         super().handle_one_request()
@@ -39,18 +43,18 @@ class JsonHandler(BaseHTTPRequestHandler):
             self.server.request_over(self.connection)
 
     def parse_request(self) -> bool:
-        """Refuses what was not meant for this machine: a page of another site whose name was made
-        to point here (DNS rebinding) sends that name as Host."""
+        """Refuse requests that were not meant for this machine: after DNS rebinding, a page of
+        another site sends the name of that site as Host."""
         self.connection.settimeout(self.timeout)
         if not super().parse_request():
             return False
         self.server.request_came(self.connection)
-        if self.headers.defects:  # then not all of them were read, perhaps not Host
+        if self.headers.defects:  # some headers were not read; Host may be one of them
             self.send_error(HTTPStatus.BAD_REQUEST, "Malformed headers")
             return False
         body = "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
         if body or self.request_version != "HTTP/1.1":
-            self.close_connection = True  # nobody here reads a body, and it is no next request
+            self.close_connection = True  # the body is not read, and must not be the next request
         host = re.sub(r":[0-9]+$", "", self.headers.get("Host", "localhost")).lower()
         if re.fullmatch(r"[0-9.]+|\[[0-9a-f:.]+\]", host) or host in OWN_NAMES:
             return True
@@ -76,7 +80,7 @@ class JsonHandler(BaseHTTPRequestHandler):
             self.wfile.write(payload)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What http.server itself finds wrong; a method without a do_ function comes as 501."""
+        """Answer what http.server itself refuses. A method without a do_ function comes as 501."""
         self.close_connection = True
         if code == HTTPStatus.NOT_IMPLEMENTED:
             self.send_json(405, {"error": f"{self.command} is not allowed"}, Allow="GET, HEAD")
@@ -84,7 +88,7 @@ class JsonHandler(BaseHTTPRequestHandler):
             self.send_json(code, {"error": message or HTTPStatus(code).phrase})
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: a monitor that asks every second is no news."""
+        """Log nothing: a monitor asks every second."""
 
 
 class JsonServer(ThreadingHTTPServer):
@@ -93,18 +97,18 @@ class JsonServer(ThreadingHTTPServer):
     Listens at once (OSError if it cannot), answers between `start` and `stop`.
     """
 
-    daemon_threads = True  # an idle client must not hold up the end of the program
+    daemon_threads = True  # so an idle client does not delay the end of the program
     block_on_close = False
     request_queue_size = 128
 
     def __init__(self, host: str, port: int, handler: type[JsonHandler]) -> None:
-        # Guards _silent and _connections: the accepting thread adds, those of requests remove.
+        # Guards _idle and _connections: the accepting thread adds, request threads remove.
         self._lock = threading.Lock()
-        self._silent: dict[socket.socket, None] = {}  # have asked nothing since; the longest first
+        self._idle: dict[socket.socket, None] = {}  # connections without a request, oldest first
         self._connections = 0
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), handler)
-        forever = partial(self.serve_forever, poll_interval=3600.0)  # `stop` wakes it up
+        forever = partial(self.serve_forever, poll_interval=3600.0)  # stop() wakes it
         self._thread = threading.Thread(target=forever, name="http", daemon=True)
 
     @property
@@ -122,51 +126,51 @@ class JsonServer(ThreadingHTTPServer):
             self.shutdown()
         with self._lock:
             self.server_close()
-            silent = list(self._silent)
-        for connection in silent:
-            _let_go(connection)
+            idle = list(self._idle)
+        for connection in idle:
+            _shut_down(connection)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Keeps to MAX_CONNECTIONS, and for a new one lets go of one that says nothing: who means
-        to occupy this server must work for it, and who asks is answered."""
+        """When full, evict the connection that has been idle longest, so idle clients cannot lock
+        out active ones."""
         with self._lock:
             full = self._connections >= MAX_CONNECTIONS
-            idle = next(iter(self._silent), None) if full else None
+            oldest = next(iter(self._idle), None) if full else None
             self._connections += 1
-            if idle:
-                del self._silent[idle]
-            self._silent[request] = None
-        if full and not idle:
+            if oldest:
+                del self._idle[oldest]
+            self._idle[request] = None
+        if full and not oldest:
             self.shutdown_request(request)
             return
-        if idle:
-            _let_go(idle)
+        if oldest:
+            _shut_down(oldest)
         super().process_request(request, client_address)
 
     def request_came(self, request: socket.socket) -> None:
         with self._lock:
-            self._silent.pop(request, None)
+            self._idle.pop(request, None)
 
     def request_over(self, request: socket.socket) -> None:
         with self._lock:
-            self._silent[request] = None
+            self._idle[request] = None
             stopped = self.fileno() < 0
-        if stopped:  # after `stop` had looked who is silent
-            _let_go(request)
+        if stopped:  # stop() did not see this connection among the idle ones
+            _shut_down(request)
 
     def shutdown_request(self, request: Any) -> None:
-        """Called once for each connection, also where no thread could be started for it."""
+        """Called once a connection, even if no thread could be started for it."""
         with self._lock:
-            self._silent.pop(request, None)
+            self._idle.pop(request, None)
             self._connections -= 1
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that broke off is no news; anything else is a bug."""
+        """Ignore a client that broke off; anything else is a bug."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 
 
-def _let_go(connection: socket.socket) -> None:
+def _shut_down(connection: socket.socket) -> None:
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)  # its thread wakes up and ends

@@ -65,7 +65,7 @@ class ApiError(Exception):
 
 
 class NotFresh(ApiError):
-    """There is nothing younger than its TTL, and why. Better no answer than an old one."""
+    """Nothing younger than its TTL is held; the message says why. No answer beats an old one."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(-1001, reason, 503)
@@ -119,7 +119,7 @@ class LocalApi:
         else:
             older = last < limit
             first = max(0, last - limit)
-        # With fewer than it may hold, the service has all that there are.
+        # A series shorter than CANDLE_LIMIT has all candles that exist.
         if older and len(times) >= self._candle_limit:
             asked = [name for name in ("startTime", "endTime", "limit") if name in params]
             raise _invalid(
@@ -139,7 +139,7 @@ class LocalApi:
                 missing = error
                 if asked:
                     raise
-        if not rows:  # and so none of all of them
+        if not rows:  # not one symbol is fresh
             raise missing
         if name == "ticker/price":
             rows = [_part(row, {"symbol": "symbol", "price": "lastPrice"}) for row in rows]
@@ -181,7 +181,7 @@ class LocalApi:
         raise NotFresh(f"There is no fresh data of {feed.symbol}: {why}")
 
     def _asked(self, params: dict[str, str]) -> list[str]:
-        """The symbols that are asked for, in the order of SYMBOLS; none means all."""
+        """The symbols that were asked for, in the order of SYMBOLS; none means all."""
         asked = json.loads(params.get("symbols", "[]"))
         if "symbol" in params:
             asked = [params["symbol"]]
@@ -197,7 +197,7 @@ class LocalApi:
 
 
 def _read(name: str, query: str) -> dict[str, str]:
-    """The parameters of a call, as the exchange would accept them."""
+    """The parameters of a call. Raises ApiError where the exchange would refuse them."""
     known = _PARAMETERS.get(name)
     if known is None:
         served = ", ".join(_PARAMETERS)
@@ -218,14 +218,25 @@ def _read(name: str, query: str) -> dict[str, str]:
             f"was sent '{len(params)}'.",
         )
     for parameter, text in params.items():
-        if not text:
-            raise ApiError(-1105, f"Parameter '{parameter}' was empty.")
-        if parameter in _LEGAL and not re.fullmatch(_LEGAL[parameter], text):
-            raise ApiError(
-                -1100,
-                f"Illegal characters found in parameter '{parameter}'; legal "
-                f"range is '{_LEGAL[parameter]}'.",
-            )
+        _check_text(parameter, text)
+    _check_together(name, params)
+    return params
+
+
+def _check_text(parameter: str, text: str) -> None:
+    """Whether the exchange would take `text` for one parameter."""
+    if not text or (parameter, text) == ("symbols", "[]"):
+        raise ApiError(-1105, f"Parameter '{parameter}' was empty.")
+    if parameter in _LEGAL and not re.fullmatch(_LEGAL[parameter], text):
+        legal = _LEGAL[parameter]
+        raise ApiError(
+            -1100,
+            f"Illegal characters found in parameter '{parameter}'; legal range is '{legal}'.",
+        )
+
+
+def _check_together(name: str, params: dict[str, str]) -> None:
+    """Whether the exchange would take these parameters for the call `name`."""
     for parameter in ("symbol", "interval") if name == "klines" else ():
         if parameter not in params:
             raise ApiError(
@@ -240,9 +251,6 @@ def _read(name: str, query: str) -> dict[str, str]:
         raise _invalid("type")
     if int(params.get("limit", 1)) < 1:
         raise _invalid("limit")
-    if params.get("symbols") == "[]":
-        raise ApiError(-1105, "Parameter 'symbols' was empty.")
-    return params
 
 
 def _invalid(parameter: str, why: str = "") -> ApiError:
@@ -250,7 +258,7 @@ def _invalid(parameter: str, why: str = "") -> ApiError:
 
 
 def _part(ticker: bytes, fields: dict[str, str]) -> bytes:
-    """Of a ticker, as JSON, the named fields under their names there."""
+    """JSON with some fields of a ticker: by new name the name in the ticker."""
     row = json.loads(ticker)
     return as_json({name: row.get(field) for name, field in fields.items()})
 

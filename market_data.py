@@ -48,7 +48,7 @@ from redis_writer import LOOK_EVERY_S, RedisWriter
 from settings import VERSION, Settings, Timeframe
 from store import Store
 
-# A loop that is late by this hangs. A commit to a silent Redis takes less.
+# A loop that is late by this hangs. Waiting for a Redis that does not answer takes less.
 HANG_S = 15.0
 # After a refresh that brought nothing the next one comes so soon, whatever the interval.
 RETRY_S = 30.0
@@ -61,11 +61,11 @@ STOP_WITHIN_S = 4.0
 
 
 class RefreshLoop(threading.Timer):
-    """Calls `refresh(timeframe)` at once, then at every multiple of its interval plus an offset;
-    after one that brought nothing (False), at every multiple of 30 s if that is sooner.
+    """Calls `refresh(timeframe)` at once, then at each multiple of the interval plus an offset.
 
-    Unlike Timer's, this `run` repeats until `cancel`, on one thread. Due times are of the wall
-    clock. A missed tick is skipped; a clock that is set back makes one come early.
+    After a refresh that brought nothing (False) it tries again within RETRY_S. Unlike Timer's, this
+    `run` repeats until `cancel`, on one thread. Due times are absolute, by the wall clock: no
+    drift, and a missed tick is skipped. A clock that is set back makes one refresh come early.
     """
 
     def __init__(
@@ -78,40 +78,48 @@ class RefreshLoop(threading.Timer):
         super().__init__(timeframe.refresh_s, refresh, [timeframe])
         self.name, self.daemon = f"refresh-{timeframe.name}", True
         self._offset_s, self._wall_clock = offset_s, wall_clock
-        # Until when (monotonic) silence is no hang. The loop writes it, the main thread reads
-        # it; one float needs no lock.
-        self.silent_until = math.inf
-        # Do not wait for the next tick. Whoever learns that another instance leads, or no longer
-        # leads, sets it, this loop clears it; one flag needs no lock.
+        # The loop hangs if it does nothing until then (monotonic). The loop writes it and the main
+        # thread reads it; one float needs no lock.
+        self.hangs_at = math.inf
+        # Refresh without waiting for the next tick. Set by whoever learns of a new leader, cleared
+        # by the loop; one flag needs no lock.
         self.at_once = False
 
     def run(self) -> None:
         while not self.finished.is_set():
             self.at_once = False
-            started, interval = time.monotonic(), self.interval
-            self.silent_until = started + GIVE_UP_SHARE * interval + HANG_S
-            try:
-                if not self.function(*self.args):
-                    interval = min(interval, RETRY_S)
-            except Exception as error:  # a bug, which must not end the loop
-                log_bug(error)
-            if missed := int((time.monotonic() - started) / self.interval):
-                event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
-            ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
-            due = ticks * interval + self._offset_s
-            # Later only by a clock that is set back; one that is slewed loses less than WAKE_S.
-            latest = time.monotonic() + due - self._wall_clock() + WAKE_S
-            self.silent_until = latest + HANG_S
-            while not self.at_once and time.monotonic() < latest:
-                if (left_s := due - self._wall_clock()) <= 0:
-                    break
-                # Not all at once: a machine that was suspended wakes up in the middle of it.
-                if self.finished.wait(min(left_s, WAKE_S)):
-                    return
+            brought = self._refresh_once()
+            self._wait_for_tick(self.interval if brought else min(self.interval, RETRY_S))
+
+    def _refresh_once(self) -> bool:
+        """One refresh: whether it brought anything."""
+        started, brought = time.monotonic(), True
+        self.hangs_at = started + GIVE_UP_SHARE * self.interval + HANG_S
+        try:
+            brought = self.function(*self.args)
+        except Exception as error:  # a bug, which must not end the loop
+            log_bug(error)
+        if missed := int((time.monotonic() - started) / self.interval):
+            event(logging.WARNING, "ticks_skipped", loop=self.name, count=missed)
+        return brought
+
+    def _wait_for_tick(self, interval: float) -> None:
+        """Wait for the next multiple of `interval`, for `at_once`, or for the end."""
+        ticks = math.floor((self._wall_clock() - self._offset_s) / interval) + 1
+        due = ticks * interval + self._offset_s
+        # Without this bound, a clock that is set back by an hour would stop the loop for an hour.
+        latest = time.monotonic() + due - self._wall_clock() + WAKE_S
+        self.hangs_at = latest + HANG_S
+        while not self.at_once and time.monotonic() < latest:
+            if (left_s := due - self._wall_clock()) <= 0:
+                return
+            # In short waits, because one does not count the time of a suspended machine.
+            if self.finished.wait(min(left_s, WAKE_S)):
+                return
 
 
 class MarketData:
-    """The service: what there is of it, wired together, and its life."""
+    """The service: its parts, wired together, and its life."""
 
     def __init__(self, settings: Settings, client: redis.Redis) -> None:
         self.settings = settings
@@ -195,7 +203,7 @@ class MarketData:
         self.problems.note("exchange", hold)
         self.problems.note("message_log", self.logged.log_error)
         now = time.monotonic()
-        hanging = [loop.name for loop in self.loops if now > loop.silent_until]
+        hanging = [loop.name for loop in self.loops if now > loop.hangs_at]
         self.problems.note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
 
     def view(self) -> View:
@@ -305,16 +313,6 @@ def serve(settings: Settings) -> int:
     signal.set_wakeup_fd(wake.fileno())
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     server = _listen(service)
-    event(
-        logging.INFO,
-        "start",
-        version=VERSION,
-        exchange=settings.binance_base_url,
-        redis=redact(settings.redis_url),
-        health=f"{server.url}/health",
-        symbols=len(settings.symbols),
-        timeframes=",".join(timeframe.name for timeframe in settings.timeframes),
-    )
     server.start()
     service.start()
     ready_by = time.monotonic() + READY_AFTER_S
@@ -341,11 +339,22 @@ def _listen(service: MarketData) -> HealthServer:
     host, port = service.settings.health_host, service.settings.health_port
     api = LocalApi(service.settings, service.store, service.other_leader)
     try:
-        return HealthServer(host, port, service.health, api.answer)
+        server = HealthServer(host, port, service.health, api.answer)
     except OSError as error:
         raise RuntimeError(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
         ) from error
+    event(
+        logging.INFO,
+        "start",
+        version=VERSION,
+        exchange=service.settings.binance_base_url,
+        redis=redact(service.settings.redis_url),
+        health=f"{server.url}/health",
+        symbols=len(service.settings.symbols),
+        timeframes=",".join(timeframe.name for timeframe in service.settings.timeframes),
+    )
+    return server
 
 
 def main(argv: Sequence[str] | None = None) -> int:

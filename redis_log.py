@@ -1,9 +1,9 @@
-"""Redis operations that also land in the message log, and the reading of that log.
+"""Redis operations that are also recorded in the message log, and a reader of that log.
 
-The log is one capped stream. Its entries are sent in the same transaction as what they tell of,
-so an entry never claims what did not happen. Knows nothing of candles, of HTTP or of threads; one
-LoggedRedis may be used by many threads. As a command (`python redis_log.py --help`) it prints the
-log. Any program that shares this Redis can use this file as it is.
+The log is one capped stream. Each entry is sent in the same transaction as the operation it
+describes, so an entry never claims what did not happen. Knows nothing of candles, HTTP or threads;
+many threads may share one LoggedRedis. As a command (`python redis_log.py --help`) it prints the
+log. Any program that shares this Redis can take this one file.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
-DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000
+DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000  # entries: 40 minutes of 29 coins
 TYPES = ("publish", "cache_write", "cache_read", "signal", "trade", "error")
-SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")
-SOCKET_TIMEOUT_S = 2.0  # for one answer; a whole refresh is about 5 MB
+SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")  # the programs of this project
+SOCKET_TIMEOUT_S = 2.0  # for one answer, also to a whole refresh of about 5 MB
 SENTINEL_URL = (
     r"redis\+sentinel://((?P<user>[^:@/]*)(:(?P<password>[^@/]*))?@)?"
     r"(?P<nodes>[\w.-]+:[0-9]+(,[\w.-]+:[0-9]+)*)/(?P<name>[\w.-]+)(/(?P<db>[0-9]+))?"
 )
-PAGE = 2000  # entries read at once while looking for those that match
+PAGE = 2000  # entries read at once by a filter: a full log takes six short round trips
 
-Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; read: and id
+Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; "id" if read
 Command = tuple[Any, ...]
 
 
 class Read(NamedTuple):
-    """What a key held: None if it is missing. It expires `left_s` seconds later, inf: never."""
+    """The value of a key, None if it is missing, and the seconds until it expires (inf: never)."""
 
     value: str | None
     left_s: float
 
 
 class Fenced(redis.RedisError):
-    """Nothing was sent, because the fence has another value."""
+    """Nothing was written, because the fence had another value."""
 
 
 def connect(url: str) -> redis.Redis:
-    """A client for `url` that decodes to str and tries everything once.
+    """A client for `url` that decodes answers to str and never retries.
 
-    With redis+sentinel://user:password@host:port,host:port/name/db it asks the sentinels for the
-    master of that name, at each connection anew; user and password are for the master.
-    Trying again is left to the caller: a transaction whose answer was lost may have happened.
-    Raises ValueError, which quotes nothing of it, if `url` is not a Redis URL.
+    Retrying is the caller's decision: a transaction whose answer was lost may have been executed.
+    With redis+sentinel://user:password@host:port,host:port/name/db each new connection asks the
+    sentinels for the master called name; user and password are the master's.
+    Raises ValueError if `url` is not a Redis URL; the message quotes no part of it.
     """
     once: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
@@ -69,28 +69,33 @@ def connect(url: str) -> redis.Redis:
     text: dict[str, Any] = {
         "decode_responses": True,
         "encoding_errors": "backslashreplace",
-        # That of hiredis copies what it sends: with 350 symbols 60 MB at once.
+        # hiredis' packer would copy every value; this one sends large values as they are.
         "command_packer": PythonRespSerializer(6000, _encode),
     }
     try:
-        if found := re.fullmatch(SENTINEL_URL, url):
-            nodes = [node.rpartition(":") for node in found["nodes"].split(",")]
-            sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-                [(host, int(port)) for host, _, port in nodes], sentinel_kwargs=once
-            )
-            client: redis.Redis = sentinel.master_for(
-                found["name"],
-                username=unquote(found["user"] or "") or None,
-                password=unquote(found["password"] or "") or None,
-                db=int(found["db"] or 0),
-                **once,
-                **text,
-            )
+        if parts := re.fullmatch(SENTINEL_URL, url):
+            client = _sentinel_master(parts, once, text)
         else:
             client = redis.Redis.from_url(url, **once, **text)
-        client.connection_pool.make_connection()  # connects not yet, but refuses unknown options
+        client.connection_pool.make_connection()  # refuses unknown options; connects only when used
     except (ValueError, TypeError):
         raise ValueError(f"must be like {DEFAULT_URL}; / ? # @ in a password as %XX") from None
+    return client
+
+
+def _sentinel_master(url: re.Match[str], once: dict[str, Any], text: dict[str, Any]) -> redis.Redis:
+    nodes = [node.rpartition(":") for node in url["nodes"].split(",")]
+    sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
+        [(host, int(port)) for host, _, port in nodes], sentinel_kwargs=once
+    )
+    client: redis.Redis = sentinel.master_for(
+        url["name"],
+        username=unquote(url["user"] or "") or None,
+        password=unquote(url["password"] or "") or None,
+        db=int(url["db"] or 0),
+        **once,
+        **text,
+    )
     return client
 
 
@@ -99,8 +104,8 @@ def _encode(value: str | bytes | int) -> bytes:
 
 
 def redact(url: str) -> str:
-    """`url` without user, password and options, so that it can be shown."""
-    return re.sub(r"//.*@", "//***@", url).partition("?")[0]
+    """`url` without user, password and options, safe to show even if it is not a good URL."""
+    return re.sub(r"(?s)^([a-z+]+://)?.*@", r"\1***@", url).partition("?")[0]
 
 
 def iso_ms(seconds: float) -> str:
@@ -109,8 +114,16 @@ def iso_ms(seconds: float) -> str:
     return text.replace("+00:00", "Z")
 
 
+def check_source(source: str) -> str:
+    """`source`, if a program may call itself that; else raises ValueError that says what it may."""
+    if not re.fullmatch(r"[a-z0-9-]{1,40}", source):
+        accepted = f"1 to 40 characters of a-z 0-9 and -, like {' '.join(SOURCES)}"
+        raise ValueError(f"source={source!r}: must be {accepted}")
+    return source
+
+
 class _LoggedOperations:
-    """The logged operations. What is done with a command and its log entry, `_do` decides."""
+    """The logged operations; `_do` decides whether a command is sent at once or gathered."""
 
     source: str
 
@@ -120,7 +133,7 @@ class _LoggedOperations:
     def cache_write(
         self, key: str, value: str | bytes, ttl_s: float = math.inf, summary: str = ""
     ) -> None:
-        """SET `key`, to expire `ttl_s` seconds from now, however late Redis gets to it."""
+        """SET `key` with an absolute expiry `ttl_s` from now: a late command does not extend it."""
         expiry = () if ttl_s == math.inf else ("PXAT", int((time.time() + ttl_s) * 1000))
         self._do(("SET", key, value, *expiry), self._entry("cache_write", key, summary, value))
 
@@ -132,15 +145,15 @@ class _LoggedOperations:
         self._do(("PUBLISH", channel, payload), self._entry("signal", channel, summary, payload))
 
     def trade(self, channel: str, payload: str, summary: str = "") -> None:
-        """Publish what a trader did."""
+        """Publish a trade."""
         self._do(("PUBLISH", channel, payload), self._entry("trade", channel, summary, payload))
 
     def error(self, channel: str, summary: str) -> None:
-        """Only log: what went wrong with `channel`, which is a key or a channel."""
+        """Log an error that concerns `channel`, a key or a channel; nothing else is sent."""
         self._do(None, self._entry("error", channel, summary, ""))
 
     def _entry(self, type_: str, channel: str, summary: str, payload: str | bytes | int) -> Entry:
-        """`payload` is what is sent, or its size in bytes."""
+        """A log entry; `payload` is the data, or its size in bytes."""
         if isinstance(payload, str):
             payload = payload.encode()
         size = payload if isinstance(payload, int) else len(payload)
@@ -155,7 +168,7 @@ class _LoggedOperations:
 
 
 class Batch(_LoggedOperations):
-    """Operations to be sent together by LoggedRedis.send."""
+    """Operations that LoggedRedis.send sends together."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -169,10 +182,11 @@ class Batch(_LoggedOperations):
 
 
 class LoggedRedis(_LoggedOperations):
-    """The operations of a program called `source`, each done and logged at once.
+    """Redis for a program called `source`: every operation is executed and logged at once.
 
+    `source` is 1 to 40 characters of a-z, 0-9 and "-"; ValueError otherwise.
     Every method raises redis.RedisError if the operation failed. A log that cannot be written
-    never fails the operation: `log_error` says why, and is "" again once the log works.
+    never fails the operation: `log_error` says why, and is "" once the log works again.
     """
 
     def __init__(
@@ -183,9 +197,7 @@ class LoggedRedis(_LoggedOperations):
         log_key: str = DEFAULT_KEY,
         log_maxlen: int = DEFAULT_MAXLEN,
     ) -> None:
-        if source not in SOURCES:
-            raise ValueError(f"source {source!r} is none of: {', '.join(SOURCES)}")
-        self.source = source
+        self.source = check_source(source)
         self.log_error = ""
         self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
 
@@ -193,11 +205,11 @@ class LoggedRedis(_LoggedOperations):
         return Batch(self.source)
 
     def send(self, batch: Batch, fence: tuple[str, str] | None = None) -> None:
-        """One MULTI/EXEC: the writes of `batch`, its log entries, its publishes.
+        """Send `batch` as one MULTI/EXEC: its writes, its log entries, then its publishes.
 
-        Where Redis will not have the entries (another type of key, no permission), it gets the
-        rest without them. With a `fence`, a key and its value, nothing is sent unless the key has
-        that value when the transaction is carried out: else Fenced is raised.
+        If Redis refuses the entries (another type of key, no permission), the rest is sent without
+        them. `fence` is a key and the value it must have: if it has another one when the
+        transaction executes, nothing is written and Fenced is raised.
         """
         log: list[Command] = [
             ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *chain(*entry.items()))
@@ -206,8 +218,8 @@ class LoggedRedis(_LoggedOperations):
         try:
             answers, self.log_error = self._transact(batch.commands, log, fence)
         except redis.ResponseError as error:
-            # Refused before EXEC, so nothing of it was done. If it was not for the entries, the
-            # same error comes again.
+            # Redis refused a command before EXEC, so it executed none of them. If an entry was not
+            # the reason, the same error comes again.
             answers, _ = self._transact(batch.commands, [], fence)
             self.log_error = str(error)
         for answer in answers:
@@ -215,7 +227,7 @@ class LoggedRedis(_LoggedOperations):
                 raise answer
 
     def cache_read(self, *keys: str) -> list[Read]:
-        """What each key holds, in one transaction; then one log entry for all of them."""
+        """Read all keys in one transaction; then write one log entry for all of them."""
         pipeline: Any = self._client.pipeline(transaction=True)
         pipeline.mget(keys)
         for key in keys:
@@ -249,8 +261,8 @@ class LoggedRedis(_LoggedOperations):
         writes = [command for command in commands if command[0] != "PUBLISH"]
         pipeline: Any
         with self._client.pipeline(transaction=True) as pipeline:
-            # From here to EXEC any change of the fence ends the transaction, so a program that was
-            # stopped in between (SIGSTOP, a laptop's lid) cannot send what it meant to.
+            # From here to EXEC any change of the fence aborts the transaction, so a program that
+            # was suspended in between (SIGSTOP, a closed laptop) cannot write stale data.
             if fence and (value := _watch(pipeline, fence[0])) != fence[1]:
                 pipeline.connection.disconnect()
                 raise Fenced(f"{fence[0]} is {value!r}")
@@ -259,30 +271,30 @@ class LoggedRedis(_LoggedOperations):
             try:
                 answers = pipeline.execute(raise_on_error=False)
             except redis.WatchError:
-                raise Fenced("the fence has changed since it was looked at") from None
+                raise Fenced("the fence changed before EXEC") from None
         first, last = len(writes), len(writes) + len(log)
         refused = next((a for a in answers[first:last] if isinstance(a, Exception)), "")
         return answers[:first] + answers[last:], str(refused)
 
 
 def _watch(pipeline: Any, key: str) -> Any:
-    """WATCH `key` and return what it holds: one round trip, where redis-py alone makes two.
+    """WATCH `key` and return its value in one round trip; redis-py alone would take two.
 
-    It is not told, for it would end the watching with UNWATCH, and lose the connection if that
-    fails. Who does not go on to EXEC closes the connection instead.
+    redis-py is not told of this WATCH: its clean-up would send UNWATCH and leak the connection on a
+    timeout. A caller that does not go on to EXEC must disconnect instead.
     """
     pipeline.connection = connection = pipeline.connection_pool.get_connection()
     try:
         connection.send_packed_command(connection.pack_commands([("WATCH", key), ("GET", key)]))
         connection.read_response()
         return connection.read_response()
-    except BaseException:  # the second answer must not be taken for a later one
+    except BaseException:  # an unread answer would be taken for that of a later command
         connection.disconnect()
         raise
 
 
 def _pattern(keys: tuple[str, ...]) -> str:
-    """A key as it is; several as one glob pattern, like market:ohlcv:*:5m."""
+    """One key unchanged; several as one glob pattern, like market:ohlcv:*:5m."""
     parts = zip(*(key.split(":") for key in keys), strict=False)
     return ":".join(part[0] if len(set(part)) == 1 else "*" for part in parts)
 
@@ -299,8 +311,8 @@ def read_log(
     key: str = DEFAULT_KEY,
 ) -> list[Entry]:
     """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
-    # A client that leaves entries as the flat lists of bytes that they come as: to make dicts of
-    # text of all 10,000 takes as long again as to read them.
+    # This client leaves entries as flat lists of bytes: decoding all 10,000 to dicts of str takes
+    # as long again as reading them.
     reader: Any = redis.Redis(connection_pool=client.connection_pool)
     reader.set_response_callback("XREVRANGE", lambda response, **_: response)
     wanted = [word.encode() for word in (type, source) if word is not None]
@@ -326,12 +338,12 @@ def read_log(
 
 
 def follow_log(client: redis.Redis, after: str, *, key: str = DEFAULT_KEY) -> Iterator[list[Entry]]:
-    """What is added behind the entry id `after`, as it comes, oldest first; never ends.
+    """Yields the entries added after the entry id `after` as they arrive, oldest first; never ends.
 
-    An empty list says that a second has passed with nothing new.
+    An empty list means that a second passed without a new entry.
     """
     while True:
-        # Waits shorter than the socket's time-out, which would end the wait with an error.
+        # XREAD must return before the socket times out, which would be an error.
         added: Any = client.xread({key: after}, block=int(SOCKET_TIMEOUT_S * 500))
         entries = [fields | {"id": id_} for _, page in added or [] for id_, fields in page]
         after = entries[-1]["id"] if entries else after
@@ -346,7 +358,8 @@ def _matches(fields: Entry, type: str | None, source: str | None) -> bool:
 
 
 def _line(entry: Entry) -> str:
-    """One line for people, with control characters escaped: an entry is text, never commands."""
+    """An entry as one line. Control characters are escaped: any program may have written it, and
+    it must not send commands to the terminal."""
     fields = ("timestamp", "type", "source", "channel", "payload_size", "summary")
     time_, type_, source, channel, size, summary = (entry.get(field, "") for field in fields)
     line = f"{time_}  {type_:<11}  {source:<11}  {channel:<30}  {size:>7} B  {summary}".rstrip()
@@ -356,17 +369,24 @@ def _line(entry: Entry) -> str:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Print the message log of Redis, oldest first.",
-        epilog="Redis is found at REDIS_URL (redis://127.0.0.1:6379/0), the log in it at "
-        "MESSAGE_LOG_KEY (redis:message_log).",
+        epilog="Settings: REDIS_URL (redis://127.0.0.1:6379/0) and MESSAGE_LOG_KEY "
+        "(redis:message_log).",
     )
     parser.add_argument("--type", choices=TYPES, help="only entries of this type")
-    parser.add_argument("--source", choices=SOURCES, help="only entries of this program")
-    parser.add_argument("--limit", type=int, default=20, help="how many at the most (20)")
-    parser.add_argument("--follow", action="store_true", help="then go on as entries are added")
+    parser.add_argument(
+        "--source", metavar="NAME", help=f"only entries of this program ({', '.join(SOURCES)}, ...)"
+    )
+    parser.add_argument("--limit", type=int, default=20, help="at most so many entries (20)")
+    parser.add_argument("--follow", action="store_true", help="then print new entries as they come")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if arguments.limit < 1:
         parser.error(f"--limit {arguments.limit}: must be 1 or more")
+    try:
+        if arguments.source is not None:
+            check_source(arguments.source)
+    except ValueError as error:
+        parser.error(f"--{error}")
     return arguments
 
 
@@ -391,12 +411,12 @@ def main() -> int:
                     for entry in entries:
                         last = show(entry) if _matches(entry, *wanted) else entry["id"]
             except (redis.ConnectionError, redis.TimeoutError) as error:
-                print(f"redis_log: {error}; trying again", file=sys.stderr)
+                print(f"redis_log: {error}; retrying", file=sys.stderr)
                 time.sleep(1)
     except (redis.RedisError, ValueError) as error:
         print(f"redis_log: cannot read {key} at {redact(url)}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader (head, say) has had enough
+    except BrokenPipeError:  # the reader, say head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130

@@ -14,7 +14,16 @@ from typing import NamedTuple
 import redis_log
 from binance_answers import MAX_CANDLES, MAX_TICKER_SYMBOLS, TIMEFRAME_MS, WEIGHT_LIMIT
 from candles import PRICE_TTL_S
-from environment import Environment, SettingsError, decimal, matching, redis_url, whole
+from environment import (
+    Environment,
+    SettingsError,
+    decimal,
+    host_or_address,
+    matching,
+    message_log_key,
+    redis_url,
+    whole,
+)
 
 VERSION = "0.1.0"
 
@@ -70,11 +79,11 @@ class Settings:
             timeframes=read("TIMEFRAMES", "5m:30:120,1h:120:300,4h:300:600", _timeframes),
             candle_limit=read("CANDLE_LIMIT", "500", whole(10, MAX_CANDLES)),
             refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", whole(0, 10_000)),
-            health_host=read("HEALTH_HOST", "127.0.0.1", _host),
+            health_host=read("HEALTH_HOST", "127.0.0.1", host_or_address),
             health_port=read("HEALTH_PORT", "8895", whole(0, 65535)),
             max_workers=read("MAX_WORKERS", "32", whole(1, 64)),
             weight_limit=read("WEIGHT_LIMIT", "1200", whole(20, WEIGHT_LIMIT)),
-            message_log_key=read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, _log_key),
+            message_log_key=read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, message_log_key),
             message_log_maxlen=read("MESSAGE_LOG_MAXLEN", "10000", whole(100, 1_000_000)),
             leader_key=read("LEADER_KEY", DEFAULT_LEADER_KEY, _leader_key),
             leader_ttl=read("LEADER_TTL", "10", decimal(3, 60)),
@@ -105,8 +114,6 @@ class Settings:
         return prices + sum(count * 60 / timeframe.refresh_s for timeframe in self.timeframes)
 
 
-_host = matching(r"[\w.:-]+", "a host or address")
-_log_key = matching(r"(?!market:)\S+", "a key without spaces, not one of market:")
 _leader_key = matching(
     r"(?!market:(ohlcv|price|update):)\S+", "a key without spaces, not one of the market's data"
 )

@@ -1,1 +1,1 @@
-"""Programs that live off what the service puts into Redis; none of them talks to the exchange."""
+"""Programs that read what the service writes to Redis; none of them calls the exchange."""

@@ -1,9 +1,10 @@
 """Technical indicators as pure functions over candles: no Redis, no clock, no state.
 
-Each takes candles, oldest first, and tells the indicator at the last one; CannotCompute says why
-there is none. `compute` gathers several, and sees that none is NaN or infinite. The mathematics is
-TA-Lib's where it has the function, else the definition that the docstring names; but of a price
-that has not moved TA-Lib makes numbers, an RSI of 0 for one, where there is nothing to tell.
+Each takes candles, oldest first, and returns the indicator at the last one; CannotCompute says why
+there is none. `compute` gathers several and makes sure that none is NaN or infinite. The
+mathematics is TA-Lib's where it has the function, else the definition that the docstring names. One
+thing differs: for a price that has not moved, TA-Lib returns meaningless numbers, such as an RSI of
+0; here that is CannotCompute.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from consumers.market_cache import Candle
 
 DAY_MS = 86_400_000
 RIBBON = (8, 13, 21, 34, 55)  # periods of the EMA ribbon
-WINDOW = 20  # of Bollinger Bands, Keltner Channels and the momentum of the squeeze
-STILL = 1e-6  # RSI points: what moves less has not moved but for rounding
+WINDOW = 20  # candles of Bollinger Bands, Keltner Channels and the squeeze's momentum
+STILL = 1e-6  # RSI points: a smaller range is rounding, not movement
 
 
 class CannotCompute(ValueError):
@@ -30,7 +31,7 @@ class CannotCompute(ValueError):
 
 
 class Bands(NamedTuple):
-    """`place` is where the last close lies: 0 on the lower band, 1 on the upper one."""
+    """`place` is the position of the last close: 0 on the lower band, 1 on the upper one."""
 
     lower: float
     middle: float
@@ -39,7 +40,8 @@ class Bands(NamedTuple):
 
 
 class Ribbon(NamedTuple):
-    """`emas` by period; `state` is "up" if each is above the next slower one, "down" if below."""
+    """`emas` by period; `state` is "up" if each is above the next slower one, "down" if each is
+    below it, else "mixed"."""
 
     emas: dict[int, float]
     state: str
@@ -63,7 +65,7 @@ class StochRsi(NamedTuple):
 def compute(
     candles: Sequence[Candle], **functions: Callable[[Sequence[Candle]], Any]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What each of `functions` makes of the candles, None where it cannot; and the reasons."""
+    """The result of each of `functions`, None where it cannot be computed; and the reasons."""
     values: dict[str, Any] = dict.fromkeys(functions)
     reasons: dict[str, str] = {}
     for name, function in functions.items():
@@ -79,7 +81,7 @@ def compute(
 
 
 def _check_finite(value: Any) -> None:
-    """Raises ArithmeticError for NaN or an infinity anywhere in what an indicator returned."""
+    """Raises ArithmeticError for NaN or an infinity anywhere in the result of an indicator."""
     if isinstance(value, dict):
         value = tuple(value.values())
     if isinstance(value, tuple):
@@ -123,7 +125,7 @@ def bollinger(candles: Sequence[Candle], deviations: float = 2.0) -> Bands:
 
 
 def ema_ribbon(candles: Sequence[Candle]) -> Ribbon:
-    """Exponential moving averages of the close, each begun with a simple one (TA-Lib EMA)."""
+    """Exponential moving averages of the close, each seeded with a simple one (TA-Lib EMA)."""
     _need(candles, max(RIBBON))
     close = _column(candles, "close")
     emas = {period: float(talib.EMA(close, period)[-1]) for period in RIBBON}
@@ -139,9 +141,9 @@ def squeeze(candles: Sequence[Candle]) -> Squeeze:
     """John Carter's TTM Squeeze as LazyBear published it for TradingView ("Squeeze Momentum").
 
     Bollinger Bands 20/2 inside Keltner Channels 20/1.5, these around the simple average of the
-    close at 1.5 times the simple average of the true range. Momentum is the end of the linear
-    regression over 20 candles of the close less the mean of two middles: that of the highest high
-    and the lowest low of 20 candles, and their average close.
+    close at 1.5 times the simple average of the true range. Momentum is the end point of a linear
+    regression over 20 candles of the close minus the mean of two values: the middle between the
+    highest high and the lowest low of 20 candles, and their average close.
     """
     _need(candles, 2 * WINDOW - 1)
     high, low, close = (_column(candles, name) for name in ("high", "low", "close"))
@@ -154,15 +156,15 @@ def squeeze(candles: Sequence[Candle]) -> Squeeze:
 
 
 def stoch_rsi(candles: Sequence[Candle]) -> StochRsi:
-    """Stochastic RSI 14, 14, 3, 3 as TradingView has it: the place of RSI(14) in its range of 14
-    candles, in percent; %K is its simple average over 3, %D that of %K over 3."""
+    """Stochastic RSI 14, 14, 3, 3 as TradingView defines it: the position of RSI(14) in its range
+    of 14 candles, in percent; %K is its simple average over 3, %D that of %K over 3."""
     _need(candles, 32)
     strength = talib.RSI(_column(candles, "close"), 14)[-18:]
     ranges = (talib.MAX(strength, 14) - talib.MIN(strength, 14))[-5:]
     if ranges.min() < STILL:
         raise CannotCompute("RSI has not moved in 14 candles")
     _, k = talib.STOCHF(strength, strength, strength, 14, 3)
-    last_k = min(max(float(k[-1]), 0.0), 100.0)  # rounding may leave the range
+    last_k = min(max(float(k[-1]), 0.0), 100.0)  # rounding may exceed the range
     zone = "low" if last_k < 20 else "high" if last_k > 80 else "middle"
     return StochRsi(last_k, min(max(float(talib.SMA(k[-3:], 3)[-1]), 0.0), 100.0), zone)
 

@@ -1,7 +1,7 @@
-"""Candles, prices and updates out of Redis, for any Python program.
+"""Candles, prices and updates from Redis, for any Python program.
 
-What the service promises its readers is in docs/redis-schema.md. This file needs redis_log.py and
-the redis package, and talks to nobody but Redis:
+docs/redis-schema.md says what the service promises its readers. This file needs redis_log.py,
+journal.py and the redis package, and connects to nothing but Redis:
 
     cache = MarketCache(connect("redis://127.0.0.1:6379/0"), "ta-service")
     for update in cache.updates("1h"):
@@ -25,27 +25,27 @@ from typing import Any, NamedTuple, TypeVar
 
 import redis
 
+import journal
 from redis_log import DEFAULT_KEY, DEFAULT_MAXLEN, LoggedRedis
 
-ALIVE_KEY = "consumers:alive"  # hash: by consumer, its last sign of life
+ALIVE_KEY = "consumers:alive"  # a hash: the last sign of life of each consumer
 ALIVE_EVERY_S = 10.0
-WAKE_S = 1.0  # the longest wait for a message at once
-SILENCE_S = 5.0  # then Redis is asked whether it is still there, and has as long to answer
-MAX_BATCH = 1000  # messages taken at once
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before the next try, after a failure of Redis
+WAKE_S = 1.0  # the longest wait for a message, so that a stop is noticed within a second
+SILENCE_S = 5.0  # then Redis is pinged, and has as long again to answer
+MAX_BATCH = 1000  # messages taken at once, so that a flood cannot fill the memory
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before the next attempt, after a failure of Redis
 
-SYMBOL = re.compile(r"[A-Z0-9]{2,20}")  # names that the service accepts
-TOO_LARGE = 1e18  # for a price or a volume: what is made of them stays a number
-MAX_DIGITS = 18
+SYMBOL = re.compile(r"[A-Z0-9]{2,20}")  # the names that the service accepts
+TOO_LARGE = 1e18  # for a price or a volume: products and sums of them must stay finite
+MAX_DIGITS = 18  # of a whole number; a time in ms has 13
 
-log = logging.getLogger("market_cache")
 Value = TypeVar("Value")
-# What is raised by code that takes JSON apart and finds something else than it expects.
+# What code that takes JSON apart raises where the JSON is not as expected.
 BAD_DATA = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 class NoData(LookupError):
-    """There is no fresh data; the message says what is missing, and why if that is known."""
+    """There is no fresh data; the message says what is missing and why."""
 
 
 class Candle(NamedTuple):
@@ -62,21 +62,21 @@ class Candle(NamedTuple):
 class Candles(list[Candle]):
     """The candles of a symbol and timeframe, oldest first; the last one may still be forming.
 
-    They are fresh until `expires_at`, epoch seconds.
+    Fresh until `expires_at`, epoch seconds.
     """
 
     expires_at: float = 0.0
 
     @property
     def closed(self) -> list[Candle]:
-        """Those that a later one follows. By the clock the last one may have closed too, but
-        whether it was read before its close or after it cannot be told from here."""
+        """All but the last. By the clock that one may have closed as well, but it may have been
+        fetched before its close, so its values may not be final."""
         return self[:-1]
 
 
 class Price(NamedTuple):
-    """`change24h` in percent, `volume` in base units over 24 h, `timestamp` ms UTC, the
-    exchange's; fresh until `expires_at`, epoch seconds."""
+    """`change24h` in percent, `volume` in base units over 24 h, `timestamp` of the exchange in
+    ms UTC; fresh until `expires_at`, epoch seconds."""
 
     price: float
     change24h: float
@@ -86,8 +86,8 @@ class Price(NamedTuple):
 
 
 class Update(NamedTuple):
-    """A refresh of `timeframe`, or of "all", was published: `symbols` were updated, `failed` were
-    not; `timestamp` in ms UTC."""
+    """A published refresh of `timeframe`, or of "all": `symbols` were updated, `failed` were not;
+    `timestamp` in ms UTC."""
 
     timeframe: str
     symbols: list[str]
@@ -109,15 +109,15 @@ def update_channel(timeframe: str) -> str:
 
 
 def timeframe_ms(timeframe: str) -> int:
-    """The length of a candle: 300000 for "5m". Raises ValueError if it is no timeframe."""
+    """The length of a candle: 300000 for "5m". Raises ValueError if that is not a timeframe."""
     if not re.fullmatch(r"[1-9][0-9]{0,3}[mhd]", timeframe):
-        raise ValueError(f"{timeframe!r} is no timeframe like 5m, 1h or 1d")
+        raise ValueError(f"{timeframe!r} is not a timeframe like 5m, 1h or 1d")
     return int(timeframe[:-1]) * {"m": 60_000, "h": 3_600_000, "d": 86_400_000}[timeframe[-1]]
 
 
 def parse_json(text: str) -> Any:
-    """What JSON from Redis says. Raises ValueError, also for numbers that are none or out of all
-    range, and for deep nesting."""
+    """The value of JSON from Redis. Raises ValueError, also for NaN and infinities, for numbers
+    out of range, and for deep nesting."""
     try:
         return json.loads(text, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError:
@@ -125,7 +125,7 @@ def parse_json(text: str) -> Any:
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
+    raise ValueError(f"{constant} is not a number")
 
 
 def _finite(text: str) -> float:
@@ -142,11 +142,11 @@ def _whole(text: str) -> int:
 
 
 class MarketCache:
-    """Reads the cache, as one of redis_log.SOURCES; each read is logged as `cache_read`.
+    """Reads the cache for a program called `source`; each read is logged as `cache_read`.
 
-    Reads raise redis.RedisError if Redis does not answer; many threads may read. One thread may
-    wait for updates or messages, and gives signs of life under `name` while it does. Its waiting
-    ends within a second after `stopping` is set.
+    Many threads may read; a read raises redis.RedisError if Redis does not answer. One thread may
+    wait for updates or messages; while it does, it gives signs of life under `name`. It stops
+    waiting within a second after `stopping` is set.
     """
 
     def __init__(
@@ -161,41 +161,43 @@ class MarketCache:
     ) -> None:
         self.logged = LoggedRedis(client, source, log_key=log_key, log_maxlen=log_maxlen)
         self.name = name or source
-        self._client, self._stopping = client, stopping or threading.Event()
+        self.client, self._stopping = client, stopping or threading.Event()
         self._started_ms = now_ms()
         self._alive_said_at = -math.inf  # monotonic
-        self._alive_refused = ""  # why Redis would not have the last sign of life
-        self._failures = 0  # of Redis, one after the other
-        self._failed = False  # whether an `attempt` failed since the last subscription
+        self._alive_refused = ""  # why Redis refused the last sign of life
+        self._failures = 0  # consecutive failures of Redis
+        self._failed = False  # whether an `attempt` has failed since the last subscription
 
     # --- reading ---
 
     def candles(self, symbol: str, timeframe: str) -> Candles:
-        """Raises NoData if there are no fresh ones."""
+        """Raises NoData if none are fresh."""
         return _only(self.all_candles([symbol], timeframe))
 
     def price(self, symbol: str) -> Price:
-        """Raises NoData if there is no fresh one."""
+        """Raises NoData if none is fresh."""
         return _only(self.all_prices([symbol]))
 
     def all_candles(
         self, symbols: Iterable[str], timeframe: str
     ) -> tuple[dict[str, Candles], dict[str, str]]:
-        """Fresh candles by symbol; and of each symbol without, the reason. One round trip."""
+        """The candles of each symbol that has fresh ones, and for each other one the reason.
+        Reads all in one round trip."""
         keys = {symbol: ohlcv_key(symbol, timeframe) for symbol in symbols}
         return self.read(keys, _candles)
 
     def all_prices(self, symbols: Iterable[str]) -> tuple[dict[str, Price], dict[str, str]]:
-        """Fresh prices by symbol; and of each symbol without, the reason. One round trip."""
+        """The price of each symbol that has a fresh one, and for each other one the reason.
+        Reads all in one round trip."""
         return self.read({symbol: price_key(symbol) for symbol in symbols}, _price)
 
     def read(
         self, keys: Mapping[str, str], parse: Callable[[Any, float], Value]
     ) -> tuple[dict[str, Value], dict[str, str]]:
-        """JSON values by the names of their keys; and of each name without, the reason.
+        """The value of each of `keys`, by name, and for each name without a good one the reason.
 
-        `parse(value, expires_at)` makes a value of what the JSON says; BAD_DATA that it raises
-        means that what is there is not as it should be. So does a key that never expires.
+        `parse(json_value, expires_at)` makes the value, and raises BAD_DATA if it cannot. A key
+        that never expires is bad data too: it is not the service's, and would be fresh for ever.
         """
         found: dict[str, Value] = {}
         missing: dict[str, str] = {}
@@ -216,22 +218,22 @@ class MarketCache:
     def series(self) -> dict[str, list[str]]:
         """The symbols that have fresh candles, by timeframe, the shortest first."""
         found: dict[str, set[str]] = {}
-        for key in self._client.scan_iter(ohlcv_key("*", "*"), count=1000):
+        for key in self.client.scan_iter(ohlcv_key("*", "*"), count=1000):
             symbol, timeframe = key.split(":")[2:4]
-            with suppress(ValueError):  # not a key of the service
+            with suppress(ValueError):  # raised by a key that is not the service's
                 timeframe_ms(timeframe)
                 symbols = _symbols([symbol])
                 found.setdefault(timeframe, set()).update(symbols)
         return {name: sorted(found[name]) for name in sorted(found, key=timeframe_ms)}
 
-    # --- hearing ---
+    # --- listening ---
 
     def updates(self, *timeframes: str) -> Iterator[Update | None]:
-        """Yields when a refresh of one of `timeframes` (none: any) was published.
+        """Yields each published refresh of one of `timeframes` (none given: of any).
 
-        None means that updates may have been missed, so read again all you need: it comes first,
-        and again after each failure of Redis. Whoever is slower than the service gets one Update
-        a timeframe that tells of all that came meanwhile.
+        Yields None first, and again after each failure of Redis: updates may have been missed, so
+        read all you need again. A consumer that is slower than the service gets one Update a
+        timeframe that merges all that came meanwhile.
         """
         patterns = [update_channel(name) for name in timeframes or ["*"]]
         for batch in self._batches(patterns):
@@ -246,18 +248,17 @@ class MarketCache:
             yield from newest.values()
 
     def messages(self, *patterns: str) -> Iterator[tuple[str, str] | None]:
-        """Yields (channel, payload) of each message of the channels that match.
+        """Yields the (channel, payload) of each message on a channel that matches a pattern.
 
-        None means that messages may have been missed: it comes first, and again after each
-        failure of Redis.
+        Yields None first, and again after each failure of Redis: messages may have been missed.
         """
         for batch in self._batches(patterns):
             yield from [None] if batch is None else batch
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Around what is done with an update: if Redis fails meanwhile, this is logged, what is
-        left of the block is not done, and after a pause the iterator yields None."""
+        """Put around the handling of an update: a failure of Redis in it is logged and ends the
+        block, and after a pause the iterator yields None."""
         try:
             yield
         except redis.RedisError as error:
@@ -265,13 +266,13 @@ class MarketCache:
             self._note_failure(error)
 
     def _batches(self, patterns: Iterable[str]) -> Iterator[list[tuple[str, str]] | None]:
-        """All messages that have arrived, at least one; None after each (re)subscription."""
+        """Yields the messages that have arrived, at least one, and None after each subscription."""
         while not self._stopping.is_set():
             self._failed = False
             try:
-                # Not PubSub.listen: it raises after a silence as long as the socket's time-out,
-                # and where it reconnects by itself nobody would know that messages were missed.
-                with self._client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
+                # PubSub.listen would not do: it raises when the channel is silent for as long as
+                # the socket's timeout, and it reconnects without telling that messages were missed.
+                with self.client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
                     pubsub.psubscribe(*patterns)
                     _confirm(pubsub)
                     yield None
@@ -286,7 +287,7 @@ class MarketCache:
             self._stopping.wait(pause_s * random.uniform(0.5, 1))
 
     def _receive(self, pubsub: Any) -> Iterator[list[tuple[str, str]]]:
-        """All messages that have arrived, at the latest after a second, if there are none.
+        """Yields the messages that have arrived, or an empty list after a second without any.
 
         Gives signs of life; raises redis.RedisError if Redis is gone.
         """
@@ -299,7 +300,7 @@ class MarketCache:
             if message:
                 heard_at, asked = now, False
             elif now - heard_at > 2 * SILENCE_S:
-                raise redis.TimeoutError(f"silent for {now - heard_at:.0f} s")
+                raise redis.TimeoutError(f"no answer for {now - heard_at:.0f} s")
             elif now - heard_at > SILENCE_S and not asked:
                 pubsub.ping()
                 asked = True
@@ -311,8 +312,8 @@ class MarketCache:
             yield batch
 
     def _say_alive(self) -> None:
-        """Where Redis will not have it (read-only, its disk full, another type of key), what can
-        be heard is heard nevertheless."""
+        """Write a sign of life, if one is due. If Redis refuses it (read-only, disk full, another
+        type of key), listening goes on."""
         now = time.monotonic()
         if now - self._alive_said_at < ALIVE_EVERY_S:
             return
@@ -320,23 +321,21 @@ class MarketCache:
         life = {"timestamp": now_ms(), "started": self._started_ms, "pid": os.getpid()}
         refused = ""
         try:
-            self._client.hset(ALIVE_KEY, self.name, json.dumps(life))
+            self.client.hset(ALIVE_KEY, self.name, json.dumps(life))
         except redis.ResponseError as error:
             refused = str(error)
         if refused and not self._alive_refused:
-            log.warning(
-                "event=no_sign_of_life consumer=%s reason=%s", self.name, json.dumps(refused)
-            )
+            journal.event(logging.WARNING, "no_sign_of_life", consumer=self.name, reason=refused)
         self._alive_refused = refused
 
     def _note_failure(self, error: redis.RedisError) -> None:
         if not self._failures:
-            log.warning("event=redis_lost consumer=%s reason=%s", self.name, json.dumps(str(error)))
-        self._failures = min(self._failures + 1, 10)
+            journal.event(logging.WARNING, "redis_lost", consumer=self.name, reason=error)
+        self._failures = min(self._failures + 1, 10)  # enough for LONGEST_PAUSE_S
 
     def _note_success(self) -> None:
         if self._failures:
-            log.info("event=redis_back consumer=%s", self.name)
+            journal.event(logging.INFO, "redis_back", consumer=self.name)
         self._failures = 0
 
 
@@ -355,7 +354,7 @@ def _only(result: tuple[dict[str, Value], dict[str, str]]) -> Value:
 def _candles(rows: Any, expires_at: float) -> Candles:
     candles = Candles(Candle(**row) for row in rows)
     if not candles:
-        raise ValueError("no candle in it")
+        raise ValueError("no candles")
     if not all(min(candle) >= 0 and max(candle) < TOO_LARGE for candle in candles):
         raise ValueError("numbers out of range")
     candles.expires_at = expires_at
@@ -365,20 +364,20 @@ def _candles(rows: Any, expires_at: float) -> Candles:
 def _price(ticker: Any, expires_at: float) -> Price:
     price = Price(**ticker, expires_at=expires_at)
     if any(isinstance(value, bool) for value in price) or not 0 < price.price < TOO_LARGE:
-        raise ValueError("no price in it")
-    price.change24h + price.volume + price.timestamp  # numbers, or this is a TypeError
+        raise ValueError("not a price")
+    price.change24h + price.volume + price.timestamp  # a TypeError if one is not a number
     return price
 
 
 def _symbols(names: Any) -> list[str]:
     for name in names:
         if not SYMBOL.fullmatch(name):
-            raise ValueError(f"{name!r} is no symbol")
+            raise ValueError(f"{name!r} is not a symbol")
     return list(names)
 
 
 def _confirm(pubsub: Any) -> None:
-    """Wait until Redis has taken the subscription: what is published from now on is heard."""
+    """Wait until Redis confirms the subscription: every later message will be received."""
     left = len(pubsub.patterns)
     while left:
         message = pubsub.get_message(timeout=SILENCE_S)
@@ -388,7 +387,7 @@ def _confirm(pubsub: Any) -> None:
 
 
 def parse_update(channel: str, payload: str) -> Update | None:
-    """None, with a warning, if it is not what the service publishes."""
+    """The Update in a message; None, with a warning, if the service cannot have published it."""
     try:
         body, timeframe = parse_json(payload), channel.removeprefix(update_channel(""))
         if timeframe != "all":
@@ -401,14 +400,12 @@ def parse_update(channel: str, payload: str) -> Update | None:
             int(body["duration_ms"]),
         )
     except BAD_DATA as error:
-        log.warning(
-            "event=bad_update channel=%s reason=%s", json.dumps(channel), json.dumps(repr(error))
-        )
+        journal.event(logging.WARNING, "bad_update", channel=channel, reason=repr(error))
         return None
 
 
 def _merged(earlier: Update | None, update: Update) -> Update:
-    """The newer of two updates of a timeframe, with what the earlier one told."""
+    """The later of two updates of a timeframe, with the symbols of the earlier one added."""
     if earlier is None:
         return update
     symbols = sorted({*earlier.symbols, *update.symbols})

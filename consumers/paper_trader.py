@@ -1,9 +1,9 @@
 """Trades paper money on the signals of the TA service: no exchange, no orders, no fees.
 
-An up signal buys for a fixed stake where no position in that coin is open; a down signal of the
+An up signal buys for a fixed stake unless a position in that coin is open. A down signal of the
 timeframe that opened a position sells all of it, even if it was published while this program was
-away. Both at `market:price:{symbol}`, and at no other: without a fresh price nothing is bought, and
-a sale waits until there is one. Run only one of it.
+away. The price is always `market:price:{symbol}`: without a fresh one nothing is bought, and a sale
+waits until there is one. Of several instances one trades, and the others stand by.
 """
 
 from __future__ import annotations
@@ -11,10 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import threading
+import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import redis
+
+import journal
 from consumers import program
 from consumers.market_cache import (
     BAD_DATA,
@@ -27,19 +33,22 @@ from consumers.market_cache import (
     update_channel,
 )
 from consumers.ta_service import SIGNALS_CHANNEL, Signal, parse_signal, parse_state, state_key
+from environment import Environment, decimal
+from lease import Lease
+from redis_log import Fenced
 
-POSITIONS_KEY, TRADES_CHANNEL = "paper:positions", "paper:trades"
-MAX_AGE_S = 60.0  # of a signal to buy; to sell late is better than not to sell
-MAX_CANDLES = 2  # between the two that such a signal lies between, or it may be old news
-CLOCK_S = 5.0  # by which a signal may seem to come from the future
-
-log = logging.getLogger("paper_trader")
+POSITIONS_KEY, TRADES_CHANNEL, LEADER_KEY = "paper:positions", "paper:trades", "paper:leader"
+LEASE_TTL_S = 10.0
+RENEW_EVERY_S = 2.0  # so that one lost renewal, or a few, do not cost the lease
+MAX_AGE_S = 60.0  # of a signal to buy; a sale has no limit: late is better than never
+MAX_CANDLES = 2  # that a signal to buy may span; a longer span means that it may be old
+CLOCK_SKEW_S = 5.0  # how far ahead of ours the clock of the TA service may be
 
 
 @dataclass(frozen=True)
 class Position:
-    """`price` was paid for each of `quantity` coins at `opened` (ms UTC). `exit_signal` is why it
-    is to be sold as soon as there is a price, "" if it is not."""
+    """`quantity` coins bought at `price` each at `opened` (ms UTC). `exit_signal` says why the
+    position must be sold as soon as there is a price; "" if it need not be."""
 
     timeframe: str
     signal: str
@@ -51,8 +60,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Book:
-    """All there is to remember: open positions by symbol, and what the closed ones brought.
-    `revision` counts its changes."""
+    """Open positions by symbol, and the profit of the closed ones. `revision` counts changes."""
 
     positions: dict[str, Position] = field(default_factory=dict)
     profit: float = 0.0
@@ -61,18 +69,18 @@ class Book:
 
     @classmethod
     def from_json(cls, text: str) -> Book:
-        """Raises market_cache.BAD_DATA if it is none."""
+        """Raises market_cache.BAD_DATA if that is not a book."""
         body = dict(parse_json(text))
         positions = {symbol: Position(**each) for symbol, each in body.pop("positions").items()}
         book = cls(positions, **body)
         if not all(each.quantity > 0 and each.price > 0 for each in positions.values()):
-            raise ValueError("a position of nothing")
+            raise ValueError("an empty position")
         if type(book.trades) is not int or type(book.revision) is not int:
-            raise ValueError("counts that are no whole numbers")
+            raise ValueError("a count is not a whole number")
         return replace(book, profit=float(book.profit))
 
     def changed(self, symbol: str, position: Position | None, **changes: Any) -> Book:
-        """The next one, with that position, or none, in `symbol`."""
+        """The next revision, with that position (None: no position) in `symbol`."""
         positions = {name: each for name, each in self.positions.items() if name != symbol}
         if position:
             positions[symbol] = position
@@ -84,21 +92,57 @@ class PaperTrader:
 
     def __init__(self, cache: MarketCache, stake: float) -> None:
         self._cache, self._stake = cache, stake
+        self._lease = Lease(cache.client, LEADER_KEY, LEASE_TTL_S, on_passed=self._fall_behind)
         self._book = Book()
-        self._sure = False  # whether `_book` is what Redis has
-        self._waiting: deque[Signal] = deque()  # heard, not yet acted on
-        self._refused: set[str] = set()  # symbols whose sale waits for a price, once said
+        # Whether `_book` is what Redis has. The thread that renews the lease clears it, the main
+        # thread sets it; one flag needs no lock.
+        self._in_step = False
+        self._waiting: deque[Signal] = deque()  # received, not yet acted on
+        self._refused: set[str] = set()  # symbols whose sale waits for a price, logged once
 
     def run(self) -> None:
-        for message in self._cache.messages(SIGNALS_CHANNEL, update_channel("*")):
-            with self._cache.attempt():
-                self.turn(message)
+        """Until the program ends; then another trader may go on at once."""
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        try:
+            for message in self._cache.messages(SIGNALS_CHANNEL, update_channel("*")):
+                with self._cache.attempt():
+                    self.turn(message)
+        finally:
+            with suppress(redis.RedisError):
+                self._lease.release()
+
+    def _renew(self) -> None:
+        """Messages come too rarely to renew the lease with them."""
+        while True:
+            time.sleep(RENEW_EVERY_S)
+            with suppress(redis.RedisError):
+                self._lease.claim()
+
+    def _fall_behind(self) -> None:
+        """Another trader may have traded: the book must be read again."""
+        self._in_step = False
 
     def turn(self, message: tuple[str, str] | None) -> None:
-        """Act on a message; on what is left to be done in any case."""
+        """Act on a message, then on whatever is left to do, unless another trader leads."""
+        if message is None:
+            self._lease.claim()
+        for _ in range(2):  # again if Redis lost the term with its data, but nobody took over
+            if self._lease.stands_by():
+                self._fall_behind()
+                self._waiting.clear()
+                return
+            try:
+                self._work(message)
+                return
+            except Fenced:
+                self._fall_behind()
+                self._lease.claim()
+                message = None
+
+    def _work(self, message: tuple[str, str] | None) -> None:
         if message and message[0] == SIGNALS_CHANNEL and (signal := _signal(message[1])):
             self._waiting.append(signal)
-        if message is None or not self._sure:
+        if message is None or not self._in_step:
             self._load()
             self._catch_up()
         while self._waiting:
@@ -109,9 +153,12 @@ class PaperTrader:
                 self._sell(symbol, position)
 
     def _load(self) -> None:
-        """The later book of memory and Redis is the true one: a trade whose answer was lost may
-        have been done, and a Redis that was emptied or restored from a copy knows less than this
-        program. Raises program.Failure if there is something else."""
+        """Keep the later of the books in memory and in Redis.
+
+        Redis may be ahead: a trade whose answer was lost may have been executed. It may be behind:
+        it was emptied, or restored from a copy. Raises program.Failure if the key holds anything
+        but a book.
+        """
         [read] = self._cache.logged.cache_read(POSITIONS_KEY)
         try:
             if read.value is None and read.left_s:
@@ -119,22 +166,24 @@ class PaperTrader:
             stored = Book() if read.value is None else Book.from_json(read.value)
         except BAD_DATA as error:
             raise program.Failure(
-                f"{POSITIONS_KEY} in Redis is no book of positions ({error!r}). "
-                f"To begin with none: redis-cli rename {POSITIONS_KEY} {POSITIONS_KEY}:broken"
+                f"{POSITIONS_KEY} in Redis is not a book of positions ({error!r}). "
+                f"To start afresh: redis-cli rename {POSITIONS_KEY} {POSITIONS_KEY}:broken"
             ) from None
         if stored.revision >= self._book.revision:
             self._book = stored
         else:
-            log.warning("event=positions_lost positions=%d", len(self._book.positions))
+            journal.event(logging.WARNING, "positions_lost", positions=len(self._book.positions))
             self._keep(self._book)
-        self._sure = True
+        self._in_step = True
 
     def _keep(self, book: Book) -> None:
-        self._cache.logged.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
+        batch = self._cache.logged.batch()
+        batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
+        self._cache.logged.send(batch, fence=self._lease.fence())
         self._book = book
 
     def _catch_up(self) -> None:
-        """Sell what a down signal was published for that this program cannot have heard."""
+        """Sell each position for which a down signal was published that this program missed."""
         positions = self._book.positions
         keys = {symbol: state_key(symbol, each.timeframe) for symbol, each in positions.items()}
         states, _ = self._cache.read(keys, parse_state)
@@ -154,7 +203,7 @@ class PaperTrader:
     def _buy(self, signal: Signal) -> None:
         symbol, age_s = signal.symbol, (now_ms() - signal.timestamp) / 1000
         candles = (signal.candle - signal.previous_candle) / timeframe_ms(signal.timeframe)
-        if not -CLOCK_S <= age_s <= MAX_AGE_S:
+        if not -CLOCK_SKEW_S <= age_s <= MAX_AGE_S:
             self._refuse(symbol, f"{signal.signal} is {age_s:.0f} s old: not bought")
             return
         if candles > MAX_CANDLES:
@@ -171,7 +220,7 @@ class PaperTrader:
         self._trade("buy", symbol, position, price, self._book.changed(symbol, position))
 
     def _sell(self, symbol: str, position: Position) -> None:
-        """Sell if there is a price; else note in Redis that it is to be sold."""
+        """Sell if there is a price; else record in the book that the position must be sold."""
         try:
             price = self._cache.price(symbol).price
         except NoData as error:
@@ -195,7 +244,7 @@ class PaperTrader:
         book: Book,
         profit: float | None = None,
     ) -> None:
-        """Make `book` the one that holds, and tell of the trade: one transaction."""
+        """Write `book` and publish the trade in one transaction."""
         book = replace(book, trades=book.trades + 1)
         why = position.exit_signal or position.signal
         trade: dict[str, Any] = {
@@ -214,28 +263,30 @@ class PaperTrader:
         batch = self._cache.logged.batch()
         batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
         batch.trade(TRADES_CHANNEL, json.dumps(trade), summary)
-        self._sure = False  # if the answer is lost, only Redis knows whether it was done
-        self._cache.logged.send(batch)
-        self._book, self._sure = book, True
-        log.info("event=trade what=%s", json.dumps(summary))
+        self._in_step = False  # if the answer is lost, only Redis knows whether it was executed
+        self._cache.logged.send(batch, fence=self._lease.fence())
+        self._book, self._in_step = book, True
+        journal.event(logging.INFO, "trade", what=summary)
 
     def _refuse(self, symbol: str, reason: str) -> None:
         self._cache.logged.error(price_key(symbol), reason)
-        log.warning("event=refused symbol=%s reason=%s", json.dumps(symbol), json.dumps(reason))
+        journal.event(logging.WARNING, "refused", symbol=symbol, reason=reason)
 
 
 def _signal(payload: str) -> Signal | None:
-    """None, with a warning, if it is not what the TA service publishes."""
+    """The Signal in a payload; None, with a warning, if the TA service cannot have published it."""
     try:
         return parse_signal(payload)
     except BAD_DATA:
-        log.warning("event=bad_signal payload=%s", json.dumps(payload[:500]))
+        journal.event(logging.WARNING, "bad_signal", payload=payload[:500])
         return None
 
 
-def main(connection: program.Connection, _: argparse.Namespace) -> int:
-    stake = program.number("PAPER_STAKE", 100, 0.01, 999_999_999)
-    log.info("event=start stake=%g", stake)
+def main(env: Environment, _: argparse.Namespace) -> int:
+    connection = program.Connection.read(env)
+    stake = env.read("PAPER_STAKE", "100", decimal(0.01, 999_999_999))
+    env.check()
+    journal.event(logging.INFO, "start", stake=f"{stake:g}")
     PaperTrader(connection.cache("trader-bot"), stake).run()
     return 0
 

@@ -1,22 +1,21 @@
-"""What makes a consumer a program: settings, log lines, help, and a clean end."""
+"""What makes a consumer a program: settings, log lines, help, and a clean exit."""
 
 from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
-import re
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
+import journal
 import redis_log
 from consumers.market_cache import MarketCache
+from environment import Environment, SettingsError, message_log_key, redis_url, whole
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EPILOG = """settings (environment variables, the same as the service's):
@@ -24,38 +23,34 @@ EPILOG = """settings (environment variables, the same as the service's):
   MESSAGE_LOG_KEY, MESSAGE_LOG_MAXLEN      redis:message_log, 10000
 """
 
-
-class SettingsError(ValueError):
-    """Names the variable, its value and what is accepted."""
+Main = Callable[[Environment, argparse.Namespace], int]
 
 
 class Failure(Exception):
-    """Why the program cannot go on."""
+    """Why the program cannot continue."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """Where Redis and the message log in it are."""
+    """Where Redis and its message log are."""
 
     redis_url: str
     log_key: str
     log_maxlen: int
 
     @classmethod
-    def from_env(cls) -> Connection:
-        """Raises SettingsError."""
-        url = os.environ.get("REDIS_URL", redis_log.DEFAULT_URL)
-        try:
-            redis_log.connect(url)
-        except ValueError as error:
-            raise SettingsError(f"REDIS_URL={redis_log.redact(url)!r}: {error}") from None
-        maxlen = number("MESSAGE_LOG_MAXLEN", redis_log.DEFAULT_MAXLEN, 100, 1_000_000, int)
-        return cls(url, os.environ.get("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY), maxlen)
+    def read(cls, env: Environment) -> Connection:
+        """`env.check()` tells whether the settings were good."""
+        return cls(
+            env.read("REDIS_URL", redis_log.DEFAULT_URL, redis_url),
+            env.read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, message_log_key),
+            env.read("MESSAGE_LOG_MAXLEN", str(redis_log.DEFAULT_MAXLEN), whole(100, 1_000_000)),
+        )
 
     def cache(
         self, source: str, name: str = "", stopping: threading.Event | None = None
     ) -> MarketCache:
-        """A MarketCache with a client of its own."""
+        """A MarketCache with its own client."""
         return MarketCache(
             redis_log.connect(self.redis_url),
             source,
@@ -66,65 +61,48 @@ class Connection:
         )
 
 
-def number(
-    name: str, default: float, low: float, high: float, kind: type[int] | type[float] = float
-) -> Any:
-    """The number, of that kind, that the environment variable `name` says.
+def run(main: Main, parser: argparse.ArgumentParser, settings: str = "") -> NoReturn:
+    """Run `main` as the program that `parser` describes, and exit with the code it returns.
 
-    Raises SettingsError.
+    From here on SIGTERM and SIGINT end the program with exit code 0, at any moment and however
+    many arrive. A SettingsError ends it with a line for each bad setting and 2, a Failure with one
+    line and 1. `main` reads its settings and calls `env.check()` before it starts anything;
+    `settings` are the lines of help about those that only this program has.
     """
-    text = os.environ.get(name, str(default)).strip()
-    pattern = r"[0-9]{1,9}" if kind is int else r"[0-9]{1,9}(\.[0-9]{1,9})?"
-    if not re.fullmatch(pattern, text) or not low <= float(text) <= high:
-        whole = "whole " if kind is int else ""
-        raise SettingsError(f"{name}={text!r}: must be a {whole}number from {low} to {high}")
-    return kind(text)
+    exiting = False
 
-
-def run(
-    main: Callable[[Connection, argparse.Namespace], int],
-    parser: argparse.ArgumentParser,
-    settings: str = "",
-) -> NoReturn:
-    """Run `main` as the program that `parser` describes, and exit with what it returns.
-
-    Ends with 0 on SIGTERM and SIGINT, at any moment from here on, and however many come; with one
-    line and 2 after a SettingsError, 1 after a Failure. `settings` are lines of help about those
-    that only this program has.
-    """
-    ending = False
-
-    def end(*_: object) -> None:
-        nonlocal ending
-        if not ending:  # a second one must not break off a clean end
-            ending = True
+    def exit_once(*_: object) -> None:
+        nonlocal exiting
+        if not exiting:  # a second signal must not interrupt a clean exit
+            exiting = True
             sys.exit(0)
 
     for signum in END_SIGNALS:
-        signal.signal(signum, end)
+        signal.signal(signum, exit_once)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG + settings
     arguments = parser.parse_args()
-    logging.Formatter.converter = time.gmtime
-    logging.raiseExceptions = False  # a log that nobody can read is no reason to end
-    for level in (logging.INFO, logging.WARNING, logging.ERROR):
-        logging.addLevelName(level, logging.getLevelName(level).lower())
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stdout,
-        datefmt="%Y-%m-%dT%H:%M:%S",
-        format="time=%(asctime)s.%(msecs)03dZ level=%(levelname)s %(message)s",
-    )
-    gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time
+    journal.write_to(sys.stdout, "INFO")
+    gc.freeze()  # what is loaded now stays: the collector need not scan it, 30 ms at a time
     try:
-        sys.exit(main(Connection.from_env(), arguments))
-    except BrokenPipeError:  # the reader (head, say) has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except (SettingsError, Failure) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, SettingsError) else 1)
+        sys.exit(_exit_code(main, parser.prog, arguments))
     finally:
-        ending = True
-        for signum in END_SIGNALS:  # or Python, as it ends, would let them kill it
+        exiting = True
+        # Python restores the default handlers as it exits: a late signal would kill it.
+        for signum in END_SIGNALS:
             signal.signal(signum, signal.SIG_IGN)
+
+
+def _exit_code(main: Main, program: str, arguments: argparse.Namespace) -> int:
+    try:
+        return main(Environment(os.environ), arguments)
+    except BrokenPipeError:  # the reader, say head, has closed the pipe
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except SettingsError as error:
+        for problem in error.args:
+            journal.complain(program, problem)
+        return 2
+    except Failure as error:
+        journal.complain(program, str(error))
+        return 1

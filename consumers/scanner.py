@@ -1,8 +1,8 @@
-"""Scores each coin by its 1h candles at each refresh of them: RSI, VWAP and Bollinger Bands.
+"""Scores each coin by RSI, VWAP and Bollinger Bands of its 1h candles, whenever they refresh.
 
 `python -m consumers.scanner` prints the scores; the dashboard runs the same scanner for its page.
-Either way they go to Redis as `scanner:score:{symbol}`. To try a formula of your own, write it as
-a function like those of indicators.py and use it in `scan`.
+Both write them to Redis as `scanner:score:{symbol}`. To try a formula of your own, write it as a
+function like those of indicators.py and use it in `scan`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import redis
 
 from consumers import indicators, program
 from consumers.market_cache import Candle, MarketCache, Update, now_ms
+from environment import Environment
 
 TIMEFRAME = "1h"
 UPDATE_CHANNEL = "scanner:update"
-SPARKLINE = 48  # closes that go along with a score
+SPARKLINE = 48  # closes written with a score: two days, for the page's small chart
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ def score_key(symbol: str) -> str:
 
 
 def scan(candles: Sequence[Candle]) -> Row:
-    """The figures of a coin, the forming candle included; what cannot be computed is None, and
+    """The figures of a coin, the forming candle included. What cannot be computed is None, and
     `reasons` says why."""
     values, reasons = indicators.compute(
         candles, rsi=indicators.rsi, vwap=indicators.vwap, bands=indicators.bollinger
@@ -55,23 +56,23 @@ def scan(candles: Sequence[Candle]) -> Row:
 def score(rsi: float, vwap_distance_pct: float, bands_place: float) -> int:
     """From 100 (fallen far: oversold) to -100 (risen far: overbought): the mean of three parts.
 
-    Each part is 1 at its low mark and -1 at its high one, and goes no further: RSI 30 and 70, 3 %
-    below and above VWAP, the lower and the upper Bollinger Band.
+    Each part is clamped to 1 at its low mark and -1 at its high one: RSI 30 and 70, 3 % below and
+    above VWAP, the lower and the upper Bollinger Band.
     """
     parts = ((50 - rsi) / 20, -vwap_distance_pct / 3, 1 - 2 * bands_place)
     return round(100 * sum(min(max(part, -1.0), 1.0) for part in parts) / len(parts))
 
 
 class Scanner:
-    """Keeps `scanner:score:{symbol}` up to date: a row of `scan` with "timestamp", when it was
-    made (ms UTC). It lives as long as the candles that it is made of."""
+    """Keeps `scanner:score:{symbol}` up to date: a row of `scan` with "timestamp", the time it was
+    computed (ms UTC). It expires with the candles it was computed from."""
 
     def __init__(self, cache: MarketCache) -> None:
         self._cache = cache
-        self._symbols: set[str] = set()  # all that were ever seen: one may be missing now
+        self._symbols: set[str] = set()  # all ever seen, so that a missing one is reported
 
     def turn(self, update: Update | None) -> tuple[dict[str, Row], dict[str, str]]:
-        """Read, score, write and publish. Rows by symbol; of each symbol without, the reason."""
+        """Read, score, write and publish. Returns the row of each symbol, or else the reason."""
         seen = update.symbols + update.failed if update else self._cache.series().get(TIMEFRAME)
         self._symbols.update(seen or [])
         found, missing = self._cache.all_candles(sorted(self._symbols), TIMEFRAME)
@@ -89,14 +90,14 @@ class Scanner:
         return rows, missing
 
     def run(self, show: Callable[..., None] = lambda rows, missing: None) -> None:
-        """Take a turn at each refresh; `show` is handed what a turn returns."""
+        """Take a turn at each refresh; `show` receives its result."""
         for update in self._cache.updates(TIMEFRAME):
             with self._cache.attempt():
                 show(*self.turn(update))
 
 
 def table(rows: dict[str, Row], missing: dict[str, str]) -> str:
-    """The scores as lines for people, the highest first."""
+    """The scores as a table for people, the highest first."""
 
     def cell(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
@@ -120,7 +121,9 @@ def table(rows: dict[str, Row], missing: dict[str, str]) -> str:
     return "\n".join(lines) if rows or missing else "no candles in Redis: is the service running?"
 
 
-def main(connection: program.Connection, arguments: argparse.Namespace) -> int:
+def main(env: Environment, arguments: argparse.Namespace) -> int:
+    connection = program.Connection.read(env)
+    env.check()
     scanner = Scanner(connection.cache("dashboard", "scanner"))
     if arguments.once:
         try:
@@ -135,7 +138,7 @@ def main(connection: program.Connection, arguments: argparse.Namespace) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        "scanner", description="Scores each coin by its 1h candles at each refresh of them."
+        "scanner", description="Scores each coin by its 1h candles, whenever they refresh."
     )
     parser.add_argument("--once", action="store_true", help="print the scores once and end")
     program.run(main, parser)

@@ -1,9 +1,9 @@
-"""Technical analysis of closed candles at each refresh: indicators into Redis, and signals.
+"""Technical analysis of closed candles at each refresh: writes indicators, publishes signals.
 
-EMA ribbon, TTM Squeeze and Stochastic RSI of each series go to
-`ta:indicators:{symbol}:{timeframe}`. When a state has changed since the last closed candle that
-was looked at, a signal is published on `ta:signals`. That state is in Redis too, so a restart
-repeats no signal, and a change that came while this program was away is told once.
+Writes EMA ribbon, TTM Squeeze and Stochastic RSI of each series to
+`ta:indicators:{symbol}:{timeframe}`. When a state has changed since the last closed candle that was
+analysed, it publishes a signal on `ta:signals`. The state is in Redis too, so a restart repeats no
+signal, and a change that happened while this program was away is still published, once.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+import journal
 from consumers import indicators, program
 from consumers.market_cache import (
     SYMBOL,
@@ -26,15 +27,14 @@ from consumers.market_cache import (
     parse_json,
     timeframe_ms,
 )
+from environment import Environment
 from redis_log import Batch
 
 SIGNALS_CHANNEL = "ta:signals"
 SIGNALS = tuple(
     f"{what}_{way}" for what in ("ribbon", "squeeze", "stoch_rsi") for way in ("up", "down")
 )
-STATE_TTL_S = 7 * 86_400.0  # what was longer ago is nothing to compare with
-
-log = logging.getLogger("ta_service")
+STATE_TTL_S = 7 * 86_400.0  # an older state is nothing to compare with
 
 
 def indicators_key(symbol: str, timeframe: str) -> str:
@@ -50,7 +50,7 @@ def update_channel(timeframe: str) -> str:
 
 
 class Signal(NamedTuple):
-    """One message on `ta:signals`: `signal`, one of SIGNALS, came true between the closed candles
+    """One message on `ta:signals`: the change `signal`, one of SIGNALS, between the closed candles
     that opened at `previous_candle` and at `candle`, whose close is `price`. Times are ms UTC."""
 
     symbol: str
@@ -63,22 +63,22 @@ class Signal(NamedTuple):
 
 
 def parse_signal(payload: str) -> Signal:
-    """Raises market_cache.BAD_DATA if it is not what this program publishes."""
+    """Raises market_cache.BAD_DATA if this program cannot have published it."""
     signal = Signal(**parse_json(payload))
     timeframe_ms(signal.timeframe)
     if not SYMBOL.fullmatch(signal.symbol) or signal.signal not in SIGNALS:
         raise ValueError("unknown symbol or signal")
     if {type(each) for each in (signal.candle, signal.previous_candle, signal.timestamp)} != {int}:
-        raise ValueError("times that are not whole numbers")
+        raise ValueError("a time is not a whole number")
     return signal
 
 
 class State(NamedTuple):
-    """What a signal is a change of, after the closed candle that opened at `candle` (ms UTC).
+    """What signals are changes of, after the closed candle that opened at `candle` (ms UTC).
 
-    Each part is what it last was: a mixed ribbon, or an indicator that cannot be computed, changes
-    nothing. None: never known. `last_down` is when a down signal was last published (ms UTC, 0:
-    never), for traders who were away then.
+    A mixed ribbon, or an indicator that cannot be computed, leaves its part as it was; None means
+    never known. `last_down` is when a down signal was last published (ms UTC, 0: never), for
+    traders that were away then.
     """
 
     candle: int
@@ -89,15 +89,15 @@ class State(NamedTuple):
 
 
 def parse_state(body: Any, _: float = 0) -> State:
-    """Raises market_cache.BAD_DATA if it is none."""
+    """Raises market_cache.BAD_DATA if that is not a state."""
     state = State(**body)
     if type(state.candle) is not int or type(state.last_down) is not int:
-        raise ValueError("times that are not whole numbers")
+        raise ValueError("a time is not a whole number")
     return state
 
 
 def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
-    """The indicators after the last of these closed candles; what cannot be computed is None, and
+    """The indicators after the last of these closed candles. What cannot be computed is None, and
     `reasons` says why."""
     values, reasons = indicators.compute(
         candles,
@@ -111,7 +111,7 @@ def analyse(candles: Sequence[Candle]) -> dict[str, Any]:
 
 
 def state_after(before: State | None, result: dict[str, Any]) -> State:
-    """The state that a `result` of `analyse` leads to."""
+    """The state after `result`, which `analyse` returned."""
     _, ribbon, squeeze, zone, last_down = before or State(0, None, None, None)
     if result["ribbon"] and result["ribbon"]["state"] != "mixed":
         ribbon = result["ribbon"]["state"]
@@ -123,7 +123,7 @@ def state_after(before: State | None, result: dict[str, Any]) -> State:
 
 
 def changes(before: State, after: State, momentum: float | None) -> list[str]:
-    """The names of the signals between two states; `momentum` is that of the squeeze."""
+    """The names of the signals between two states; `momentum` is the squeeze's."""
     names: list[str] = []
     if before.ribbon and before.ribbon != after.ribbon:
         names.append(f"ribbon_{after.ribbon}")
@@ -140,7 +140,7 @@ class TaService:
     def __init__(self, cache: MarketCache) -> None:
         self._cache = cache
         self._states: dict[tuple[str, str], State] = {}  # by symbol and timeframe
-        self._sure: set[tuple[str, str]] = set()  # whose state was compared with Redis' own
+        self._compared: set[tuple[str, str]] = set()  # whose state was compared with Redis
 
     def run(self) -> None:
         for update in self._cache.updates():
@@ -148,16 +148,16 @@ class TaService:
                 self.turn(update)
 
     def turn(self, update: Update | None) -> None:
-        """Analyse what was updated; all there is if that cannot be known."""
+        """Analyse the updated symbols; all if updates may have been missed (None)."""
         if update:
             self._turn(update.timeframe, update.symbols)
             return
-        self._sure.clear()
+        self._compared.clear()
         for timeframe, symbols in self._cache.series().items():
             self._turn(timeframe, symbols)
 
     def _turn(self, timeframe: str, symbols: Iterable[str]) -> None:
-        """One transaction: indicators, states, signals, and the news that they are there."""
+        """Write indicators and states, and publish signals and the update, in one transaction."""
         found, missing = self._cache.all_candles(symbols, timeframe)
         self._load_states(timeframe, found)
         batch = self._cache.logged.batch()
@@ -177,10 +177,10 @@ class TaService:
         self._states |= states
         for entry in batch.entries:
             if entry["type"] == "signal":
-                log.info("event=signal what=%s", json.dumps(entry["summary"]))
+                journal.event(logging.INFO, "signal", what=entry["summary"])
 
     def _analyse(self, batch: Batch, symbol: str, timeframe: str, candles: Candles) -> State:
-        """Put the indicators into `batch`, with signals and state if a candle has closed."""
+        """Add the indicators to `batch`, and signals and state if a candle has closed."""
         result = analyse(candles.closed)
         left_s = candles.expires_at - time.time()
         if left_s > 0:
@@ -189,7 +189,7 @@ class TaService:
                 indicators_key(symbol, timeframe), payload, left_s, f"close {result['close']!r}"
             )
         before = self._states.get((symbol, timeframe))
-        # A closed candle is judged once: the exchange may revise it, and a signal that comes,
+        # A closed candle is judged once, though the exchange may revise it: a signal that comes,
         # goes and comes again for one candle would be worse than one that came a little early.
         if before and before.candle >= result["timestamp"]:
             return before
@@ -209,22 +209,26 @@ class TaService:
         return after
 
     def _load_states(self, timeframe: str, symbols: Iterable[str]) -> None:
-        """After a start or a failure of Redis: the later state of memory and Redis is the true
-        one. A transaction whose answer was lost may have been done, and a Redis that was emptied
-        or restored from a copy knows less than this program."""
+        """After a start or a failure of Redis, keep the later of the states in memory and in Redis.
+
+        Redis may be ahead: a transaction whose answer was lost may have been executed. It may be
+        behind: it was emptied, or restored from a copy.
+        """
         series = {symbol: (symbol, timeframe) for symbol in symbols}
-        unsure = {symbol: key for symbol, key in series.items() if key not in self._sure}
+        unsure = {symbol: key for symbol, key in series.items() if key not in self._compared}
         keys = {symbol: state_key(symbol, timeframe) for symbol in unsure}
         found, _ = self._cache.read(keys, parse_state)
         for symbol, state in found.items():
             mine = self._states.get(unsure[symbol])
             if mine is None or state.candle > mine.candle:
                 self._states[unsure[symbol]] = state
-        self._sure.update(unsure.values())
+        self._compared.update(unsure.values())
 
 
-def main(connection: program.Connection, _: argparse.Namespace) -> int:
-    log.info("event=start")
+def main(env: Environment, _: argparse.Namespace) -> int:
+    connection = program.Connection.read(env)
+    env.check()
+    journal.event(logging.INFO, "start")
     TaService(connection.cache("ta-service")).run()
     return 0
 

@@ -115,8 +115,8 @@ def lose_an_answer(monkeypatch: pytest.MonkeyPatch, logged: LoggedRedis, type_: 
     """The next transaction of `logged` with an entry of that type is done, but seems to fail."""
     send = logged.send
 
-    def lose(batch: Batch) -> None:
-        send(batch)
+    def lose(batch: Batch, **fence: Any) -> None:
+        send(batch, **fence)
         if any(entry["type"] == type_ for entry in batch.entries):
             monkeypatch.undo()
             raise redis.TimeoutError("lost")

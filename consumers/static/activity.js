@@ -37,6 +37,8 @@ function describeMinutes(counts) {
 const FETCHED_ENTRIES = 100;
 const MAX_ROWS = 300;
 const MAX_TEXT = 500; // of a field; more is cut off
+const SOURCE = /^[a-z0-9-]{1,40}$/; // as redis_log.py accepts it; the server refuses any other
+const MAX_SOURCES = 50; // offered: a log full of made-up names must not fill the page
 const LOG_COLUMNS = ["timestamp", "type", "source", "channel", "payload_size", "summary"];
 
 /** The rows of the message log, newest on top: read once, then grown by events unless paused. */
@@ -66,6 +68,7 @@ export class MessageLog {
     this.#arrived = [];
     try {
       const answer = await fetchJson(this.#path(), this.#reading.signal);
+      offerSources(answer.entries);
       this.#replace(answer.entries);
       this.#finishReading(answer.entries.length ? "" : "No entries.");
     } catch (error) {
@@ -83,6 +86,7 @@ export class MessageLog {
 
   /** @param {Object[]} entries oldest first, of any type and source */
   add(entries) {
+    offerSources(entries);
     const wanted = entries.filter((entry) => this.#isNew(entry) && this.#isWanted(entry));
     if (this.#isReading) this.#arrived.push(...wanted);
     else if (this.#isPaused) this.#miss(wanted.length);
@@ -148,6 +152,21 @@ export class MessageLog {
   #showPause() {
     const resume = this.#missed ? `Resume (${formatNumber(this.#missed)} new)` : "Resume";
     setText(byId("log-pause"), this.#isPaused ? resume : "Pause");
+  }
+}
+
+/**
+ * Adds the sources of entries to the filter, which has those of this project: other programs call
+ * themselves what they like. None is removed again, so the one that is chosen stays.
+ */
+function offerSources(entries) {
+  const filter = byId("log-source");
+  const offered = new Set(Array.from(filter.options, (option) => option.value));
+  for (const { source = "" } of entries) {
+    if (offered.size > MAX_SOURCES) return;
+    if (offered.has(source) || !SOURCE.test(source)) continue;
+    offered.add(source);
+    filter.append(html("option", {}, source));
   }
 }
 

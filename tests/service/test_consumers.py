@@ -1,4 +1,4 @@
-"""The consumers as processes: the whole system end to end, a Redis that goes, and clean ends."""
+"""The consumers as processes: the whole system, a Redis that restarts, and clean exits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def get(port: int, path: str) -> Any:
 
 
 def log_of(port: int, kind: str, source: str) -> list[dict[str, str]]:
-    """The newest entries of a type and source, as the dashboard's API has them."""
+    """The newest entries of a type and source, as the dashboard's API returns them."""
     path = f"/api/redis/log?limit=1000&type={kind}&source={source}"
     return get(port, path)["entries"]  # type: ignore[no-any-return]
 
@@ -42,8 +42,8 @@ def test_from_the_exchange_to_a_paper_trade(
     exchange: Exchange,
     redis_server: RedisServer,
 ) -> None:
-    """Candles, refreshes, scores, indicators, a signal at a real close, a trade upon it; and all
-    of it in the message log. With 29 coins a minute rarely closes without an up signal."""
+    """Candles, refreshes, scores, indicators, a signal at a real close, the trade it causes; and
+    all of it in the message log. With 29 coins a minute rarely closes without an up signal."""
     service = start_service(TIMEFRAMES="1m:5:30,1h:20:60")
     port = free_port()
     consumers = [
@@ -72,7 +72,7 @@ def test_from_the_exchange_to_a_paper_trade(
     assert trade["channel"] == "paper:trades" and trade["summary"].startswith("buy ")
     symbol, reason = trade["summary"].split()[2], trade["summary"].split()[-1]
     signals = log_of(port, "signal", "ta-service")
-    # At a full hour it may be one of 1h.
+    # At a full hour the signal may be of the 1h candles.
     [signal_] = [
         s
         for s in signals
@@ -212,8 +212,12 @@ class TestPrograms:
             ("scanner", "MESSAGE_LOG_MAXLEN", "500.5"),
             ("paper_trader", "PAPER_STAKE", "0"),
             ("paper_trader", "PAPER_STAKE", "-5"),
+            ("paper_trader", "PAPER_STAKE", "1e3"),
+            ("dashboard", "DASHBOARD_HOST", "a b"),
+            ("dashboard", "DASHBOARD_HOST", ""),
             ("dashboard", "DASHBOARD_PORT", "70000"),
             ("dashboard", "HEALTH_URL", "ftp://x"),
+            ("dashboard", "MESSAGE_LOG_KEY", "market:log"),
         ],
     )
     def test_a_bad_setting_is_exit_2_and_one_line(
@@ -222,6 +226,45 @@ class TestPrograms:
         done = self.run(name, **{variable: value})
         assert done.returncode == 2
         assert re.fullmatch(rf"{name}: {variable}='{value}': must be .+\n", done.stderr)
+
+    @pytest.mark.parametrize(
+        ("name", "settings"),
+        [
+            ("ta_service", {"REDIS_URL": ":s3cret@h", "MESSAGE_LOG_KEY": "a b"}),
+            ("scanner", {"REDIS_URL": "redis://:s3cret/x@h/0", "MESSAGE_LOG_MAXLEN": "1"}),
+            ("paper_trader", {"REDIS_URL": "http://u:s3cret@h/0", "PAPER_STAKE": "much"}),
+            (
+                "dashboard",
+                {
+                    "REDIS_URL": "redis://u:s3cret@h:port/0?password=s3cret",
+                    "DASHBOARD_HOST": "a b",
+                    "DASHBOARD_PORT": "http",
+                    "HEALTH_URL": "ftp://u:s3cret@h/health?token=s3cret",
+                },
+            ),
+        ],
+    )
+    def test_all_bad_settings_are_named_and_no_password(
+        self, name: str, settings: dict[str, str]
+    ) -> None:
+        done = self.run(name, **settings)
+        assert done.returncode == 2 and done.stdout == ""
+        lines = done.stderr.splitlines()
+        assert [line.partition("=")[0] for line in lines] == [
+            f"{name}: {each}" for each in settings
+        ]
+        assert all(re.fullmatch(r"\w+: [A-Z_]+='.*': must be .+", line) for line in lines)
+        assert "s3cret" not in done.stderr
+
+    def test_log_lines_are_logfmt_with_time_and_level(self, start_consumer: Start) -> None:
+        program = start_consumer(
+            "paper_trader", REDIS_URL=f"redis://127.0.0.1:{free_port()}/0", PAPER_STAKE="2.50"
+        )
+        lines = until(lambda: len(program.lines()) >= 2 and program.lines(), 10)
+        time_ = r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+        assert re.fullmatch(rf"{time_} level=info event=start stake=2\.5", lines[0])
+        lost = r'event=redis_lost consumer=trader-bot reason=".*Connection refused.*"'
+        assert re.fullmatch(rf"{time_} level=warning {lost}", lines[1])
 
     def test_no_password_is_printed(self) -> None:
         done = self.run("ta_service", REDIS_URL="redis://:s3cret/x@127.0.0.1:1/0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -17,8 +18,9 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from consumers import dashboard
-from consumers.dashboard import Activity, Dashboard, Events, Watch
+from consumers import dashboard, live
+from consumers.dashboard import Dashboard
+from consumers.live import Activity, Board, Events, Watch
 from consumers.market_cache import ALIVE_KEY, now_ms, ohlcv_key
 from consumers.program import Connection
 from consumers.ta_service import indicators_key
@@ -51,7 +53,7 @@ def dashboard_on(redis_url: str, health_url: str = NOWHERE) -> Iterator[Dashboar
 @pytest.fixture(autouse=True, scope="module")
 def quick_watch() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dashboard, "WATCH_EVERY_S", 0.1)
+        patch.setattr(live, "WATCH_EVERY_S", 0.1)
         yield
 
 
@@ -64,7 +66,7 @@ def serve(redis_server: RedisServer) -> Iterator[Serve]:
 
 @pytest.fixture(scope="module")
 def idle(quick_watch: None) -> Iterator[Dashboard]:
-    """One on an empty Redis, for requests that change nothing."""
+    """A dashboard on an empty Redis, for requests that change nothing."""
     redis_server = RedisServer()
     with dashboard_on(redis_server.url) as server:
         yield server
@@ -92,7 +94,7 @@ def row_of(server: Dashboard, symbol: str) -> dict[str, Any]:
 
 
 class EventStream:
-    """What a client of /api/events hears: (name, value) pairs."""
+    """What a client of /api/events receives: (name, value) pairs."""
 
     def __init__(self, server: Dashboard) -> None:
         self.connection = http.client.HTTPConnection(
@@ -222,13 +224,33 @@ class TestMessageLog:
         status, body = ask(idle, f"/api/redis/log?limit={quote(limit)}")
         assert status == 400 and "from 1 to 1000" in body["error"]
 
-    @pytest.mark.parametrize(("name", "accepted"), [("type", TYPES), ("source", SOURCES)])
-    @pytest.mark.parametrize("value", ["nope", "", "Signal"])
-    def test_an_unknown_type_or_source_is_400_and_names_those_accepted(
+    @pytest.mark.parametrize(
+        ("name", "accepted", "value"),
+        [("type", TYPES, value) for value in ("nope", "", "Signal")]
+        + [("source", SOURCES, value) for value in ("", "Signal", "my_bot", "a" * 41, "%00")],
+    )
+    def test_an_unknown_type_or_bad_source_is_400_and_says_what_is_accepted(
         self, idle: Dashboard, name: str, accepted: tuple[str, ...], value: str
     ) -> None:
         status, body = ask(idle, f"/api/redis/log?{name}={value}")
         assert status == 400 and all(each in body["error"] for each in accepted)
+        assert name == "type" or "1 to 40 characters of a-z 0-9 and -" in body["error"]
+
+    def test_the_source_of_any_program(self, serve: Serve, client: Any) -> None:
+        LoggedRedis(client, "market-data").error("a", "first")
+        LoggedRedis(client, "my-bot").error("a", "second")
+        server = serve()
+        _, body = ask(server, "/api/redis/log?source=my-bot")
+        assert [entry["summary"] for entry in body["entries"]] == ["second"]
+        assert ask(server, "/api/redis/log?source=another-bot")[1]["entries"] == []
+
+    def test_the_filters_of_the_page_offer_all_types_and_the_sources_of_this_project(
+        self, idle: Dashboard
+    ) -> None:
+        page = request(idle, "/status")[1].decode()
+        for name, offered in (("type", TYPES), ("source", SOURCES)):
+            [filter_] = re.findall(rf'<select id="log-{name}">(.*?)</select>', page, re.DOTALL)
+            assert tuple(re.findall("<option>(.*)</option>", filter_)) == offered
 
     @pytest.mark.parametrize(
         "query", ["typ=signal", "type=signal&type=trade", "type=%ff", "a&b&c&d&e&f&g&h&i&j&k"]
@@ -357,7 +379,7 @@ class TestStatus:
 
 
 class TestBadData:
-    """One bad value or message may not keep the page from what is right."""
+    """One bad value or message must not hide the good ones."""
 
     def test_no_message_poisons_it(self, serve: Serve, client: Any) -> None:
         put_candles(client, "AUSDT", "1h", walk(100))
@@ -388,10 +410,13 @@ class TestBadData:
     def test_a_defect_is_500_in_json(
         self, idle: Dashboard, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(dashboard.Board, "rows", lambda self: 1 / 0)
+        monkeypatch.setattr(Board, "rows", lambda self: 1 / 0)
         status, body = ask(idle, "/api/scanner")
         assert status == 500 and "defect" in body["error"]
         assert "ZeroDivisionError" in caplog.text
+        [record] = caplog.records
+        assert record.getMessage().startswith('event=bug path=/api/scanner traceback="Traceback')
+        assert "\n" not in record.getMessage()
 
 
 class TestEvents:
@@ -421,7 +446,7 @@ class TestEvents:
     def test_too_many_are_refused_and_those_who_go_make_room(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(dashboard, "MAX_LISTENERS", 2)
+        monkeypatch.setattr(live, "MAX_LISTENERS", 2)
         monkeypatch.setattr(dashboard, "KEEP_ALIVE_S", 0.1)
         server = serve()
         streams = [EventStream(server) for _ in range(2)]
@@ -439,7 +464,7 @@ class TestEvents:
         events = Events()
         with events.listener() as slow, events.listener() as quick:
             assert slow and quick
-            for number in range(dashboard.MAX_WAITING + 1):
+            for number in range(live.MAX_WAITING + 1):
                 events.publish("log", number)
                 quick.get_nowait()
             assert slow.dropped and not quick.dropped

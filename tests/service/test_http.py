@@ -202,7 +202,7 @@ class TestKeptConnections:
         monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 3)
         port = server.server_address[1]
         kept = [http.client.HTTPConnection("127.0.0.1", port, timeout=5) for _ in range(3)]
-        silent = server._silent
+        silent = server._idle
         for connection, all_silent in zip((*kept, kept[0]), (1, 2, 3, 3), strict=True):
             connection.request("GET", "/health")
             assert connection.getresponse().read()

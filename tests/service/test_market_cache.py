@@ -13,8 +13,8 @@ import psutil
 import pytest
 import redis
 
-import market_data
 from binance_answers import TIMEFRAME_MS
+from candles import PRICE, Feed, update_channel
 from consumers import market_cache
 from consumers.market_cache import ALIVE_KEY, Candle, MarketCache, NoData, Update
 from redis_log import connect, read_log
@@ -34,9 +34,9 @@ def log_of(client: redis.Redis) -> list[tuple[str, str, str, str]]:
 
 
 def test_the_names_are_the_services() -> None:
-    for name in ("ohlcv_key", "price_key", "update_channel"):
-        arguments = ("BTCUSDT", "5m")[: 1 + (name == "ohlcv_key")]
-        assert getattr(market_cache, name)(*arguments) == getattr(market_data, name)(*arguments)
+    assert market_cache.ohlcv_key("BTCUSDT", "5m") == Feed("BTCUSDT", "5m").key
+    assert market_cache.price_key("BTCUSDT") == Feed("BTCUSDT", PRICE).key
+    assert market_cache.update_channel("5m") == update_channel("5m")
     for name, length_ms in TIMEFRAME_MS.items():
         assert market_cache.timeframe_ms(name) == length_ms
 
@@ -174,7 +174,7 @@ Heard = queue.SimpleQueue[Any]
 
 @pytest.fixture
 def hear(redis_server: RedisServer) -> Iterator[Callable[..., Heard]]:
-    """hear(iterate): what `iterate(cache)` yields, gathered by a thread of its own."""
+    """hear(iterate): what `iterate(cache)` yields, gathered by its own thread."""
 
     stopping = threading.Event()
     threads: list[threading.Thread] = []
@@ -262,7 +262,7 @@ class TestUpdates:
         redis_server.client.publish("market:update:1h", payload)
         redis_server.client.publish("market:update:1h", update(["AA"]))
         assert next(updates) == Update("1h", ["AA"], [], 1, 5)
-        assert 'event=bad_update channel="market:update:1h"' in caplog.text
+        assert "event=bad_update channel=market:update:1h" in caplog.text
 
     def test_silence_longer_than_the_sockets_timeout_is_no_failure(
         self,
@@ -279,7 +279,7 @@ class TestUpdates:
             after: Any = redis_server.client.info("commandstats").get("cmdstat_ping", {"calls": 0})
             return int(after["calls"] - pings["calls"])
 
-        until(lambda: pinged() >= 3, 10)  # each answered, or there were no third
+        until(lambda: pinged() >= 3, 10)  # each was answered, or there would be no third
         redis_server.client.publish("market:update:1h", update(["AA"]))
         assert heard.get(timeout=5).symbols == ["AA"]
 
@@ -400,7 +400,7 @@ def test_signs_of_life_while_it_waits(
     first = until(life, 5)
     assert abs(first["timestamp"] - time.time() * 1000) < 3000
     until(lambda: life()["timestamp"] >= first["timestamp"] + 900, 5)
-    assert not read_log(redis_server.client)  # they are no news
+    assert not read_log(redis_server.client)  # signs of life are not logged
     stopping.set()
     waiting.join(2)
     assert not waiting.is_alive()

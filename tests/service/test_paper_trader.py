@@ -10,7 +10,14 @@ import pytest
 import redis
 
 from consumers.market_cache import MarketCache, now_ms, timeframe_ms, update_channel
-from consumers.paper_trader import POSITIONS_KEY, TRADES_CHANNEL, Book, PaperTrader, Position
+from consumers.paper_trader import (
+    LEADER_KEY,
+    POSITIONS_KEY,
+    TRADES_CHANNEL,
+    Book,
+    PaperTrader,
+    Position,
+)
 from consumers.program import Failure
 from consumers.ta_service import SIGNALS_CHANNEL, Signal, State, state_key
 from redis_log import read_log
@@ -40,6 +47,8 @@ def trader(client: redis.Redis) -> PaperTrader:
 
 
 def start(client: redis.Redis) -> PaperTrader:
+    """One that trades; another that did before is dead, and its lease has expired."""
+    client.delete(LEADER_KEY)
     trader = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
     trader.turn(None)
     return trader
@@ -145,7 +154,7 @@ class TestRefusals:
         put_price(client, "AUSDT", 50.0)
         trader.turn(signal("ribbon_up", age_s=-60))
         assert book(client)["trades"] == 0
-        trader.turn(signal("ribbon_up", age_s=-2))  # of a clock a little ahead
+        trader.turn(signal("ribbon_up", age_s=-2))  # from a clock that is a little ahead
         assert book(client)["trades"] == 1
 
     def test_does_not_buy_on_what_came_some_time_ago(
@@ -205,7 +214,7 @@ class TestBook:
             trader.turn(signal("ribbon_down"))
         redis_server.start()
         put_price(client, "AUSDT", 60.0)
-        trader.turn(None)  # what is heard after a failure
+        trader.turn(None)  # comes after a failure of Redis
         assert before["positions"]["AUSDT"]["quantity"] == 2
         assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}
 
@@ -216,7 +225,7 @@ class TestBook:
         lose_an_answer(monkeypatch, trader._cache.logged, "trade")
         with pytest.raises(redis.TimeoutError):
             trader.turn(signal("ribbon_up"))
-        trader.turn(signal("squeeze_up"))  # heard in one go with the first, so no None between
+        trader.turn(signal("squeeze_up"))  # received together with the first, so no None in between
         assert book(client)["trades"] == 1
 
     def test_a_redis_restored_from_a_copy_undoes_no_trade(
@@ -292,3 +301,50 @@ class TestBook:
         text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0,"revision":1}'
         assert Book.from_json(text) == made
         assert made.changed("AUSDT", None, trades=2) == Book({}, 0.0, 2, 2)
+
+
+class TestTwoTraders:
+    def test_only_one_buys_and_the_other_stands_by(
+        self, trader: PaperTrader, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.INFO, "coinex")
+        other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+        other.turn(None)
+        put_price(client, "AUSDT", 50.0)
+        for each in (other, trader):
+            each.turn(signal("ribbon_up"))
+        assert book(client)["trades"] == 1 and len(log_of(client, "trade")) == 1
+        assert f"event=standby leader={client.get(LEADER_KEY)}" in caplog.messages
+
+    def test_one_that_was_overtaken_in_the_middle_of_a_trade_trades_nothing(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        other = start(client)  # it takes over; `trader` has not noticed
+        other.turn(signal("ribbon_up"))
+        trader.turn(signal("ribbon_up"))
+        assert book(client)["trades"] == 1 and len(log_of(client, "trade")) == 1
+
+    def test_who_takes_over_sells_what_the_other_bought(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+        other.turn(None)
+        trader.turn(signal("ribbon_up"))
+        client.delete(LEADER_KEY)  # the lease of `trader`, which died, has expired
+        other.turn(None)
+        other.turn(signal("ribbon_down"))
+        assert book(client) == {"positions": {}, "profit": 0.0, "trades": 2}
+        trader.turn(signal("ribbon_up"))  # it was only suspended
+        assert book(client)["trades"] == 2
+
+    def test_a_redis_that_lost_its_data_gets_the_book_back_and_the_trade(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        client.flushall()
+        put_price(client, "AUSDT", 60.0)
+        trader.turn(signal("ribbon_down"))
+        assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}

@@ -62,7 +62,7 @@ class TestCommand:
                 [sys.executable, str(ROOT / "redis_log.py"), "--follow"],
                 stdout=file,
                 stderr=subprocess.DEVNULL,
-                # Where the tests run in the background, SIGINT is ignored from the start.
+                # A shell starts background jobs, so perhaps these tests, with SIGINT ignored.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 env={**ENVIRON, "REDIS_URL": redis_server.url},
             )
@@ -94,11 +94,29 @@ class TestCommand:
         assert len(done.stderr.splitlines()) == 1 and "secret" not in done.stderr
 
     @pytest.mark.parametrize(
-        "arguments", [["--limit", "0"], ["--limit", "x"], ["--type", "no"], ["--source", "no"]]
+        "arguments",
+        [
+            ["--limit", "0"],
+            ["--limit", "x"],
+            ["--type", "no"],
+            ["--source", "No"],
+            ["--source", ""],
+            ["--source", "my_bot"],
+        ],
     )
     def test_bad_arguments(self, arguments: list[str]) -> None:
         done = self.run(*arguments, url="redis://127.0.0.1:1/0")
         assert done.returncode == 2 and arguments[0] in done.stderr
+        assert arguments[0] != "--source" or "must be 1 to 40 characters of a-z" in done.stderr
+
+    def test_the_source_of_any_program(self, redis_server: RedisServer) -> None:
+        LoggedRedis(redis_server.client, "market-data").error("a", "first")
+        LoggedRedis(redis_server.client, "my-bot").error("a", "second")
+        done = self.run("--source", "my-bot", "--json", url=redis_server.url)
+        [line] = done.stdout.splitlines()
+        assert (json.loads(line)["source"], json.loads(line)["summary"]) == ("my-bot", "second")
+        none = self.run("--source", "another-bot", url=redis_server.url)
+        assert (none.returncode, none.stdout) == (0, "")
 
     def test_a_reader_that_has_enough(self, redis_server: RedisServer) -> None:
         logged = LoggedRedis(redis_server.client, "market-data")

@@ -676,7 +676,7 @@ class TestKeep:
         service = make()
         service.look()
         assert service.health()[1]["problems"] == {}
-        service.loops[1].silent_until = time.monotonic() - 1
+        service.loops[1].hangs_at = time.monotonic() - 1
         service.look()
         assert service.health()[1]["problems"] == {"loops": "hanging: refresh-1h"}
         assert 'event=problem what=loops reason="hanging: refresh-1h"' in caplog.messages

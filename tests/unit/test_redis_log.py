@@ -1,4 +1,4 @@
-"""LoggedRedis on a fake and on a real Redis, the reading of the log, and the command."""
+"""LoggedRedis on a fake Redis, reading the log, and the helpers."""
 
 from __future__ import annotations
 
@@ -84,9 +84,20 @@ class TestLoggedRedis:
         logged.cache_write("key", "value")
         assert fake.pttl("key") == -1 and logged.cache_read("key") == [("value", math.inf)]
 
-    def test_an_unknown_source_is_refused(self, fake: redis.Redis) -> None:
-        with pytest.raises(ValueError, match="trader-bot"):
-            LoggedRedis(fake, "me")
+    @pytest.mark.parametrize("source", ["me", "my-bot", "bot-2", "7", "a" * 40])
+    def test_a_program_may_call_itself_what_it_likes(self, fake: redis.Redis, source: str) -> None:
+        LoggedRedis(fake, source).error("key", "it broke")
+        assert [entry["source"] for entry in read_log(fake, source=source)] == [source]
+
+    @pytest.mark.parametrize(
+        "source", ["", "a" * 41, "My-bot", "my bot", "my_bot", "bot\n", "b\u00f6t", "\u0663"]
+    )
+    def test_a_bad_source_is_refused_with_what_is_accepted(
+        self, fake: redis.Redis, source: str
+    ) -> None:
+        with pytest.raises(ValueError, match=r"must be 1 to 40 .*trader-bot") as caught:
+            LoggedRedis(fake, source)
+        assert str(caught.value).startswith(f"source={source!r}: ")
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +146,20 @@ class TestHelpers:
             "rediss://u:secret@host",
             "redis://:sec?ret@host/0",
             "redis://:secret/x@host",
+            "redis+sentinel://u:secret@host:26379,host:26380/mymaster",
+            "u:secret@host",
+            ":se@cret@host:6379/0",
+            "redis:/u:secret@host",
+            "redis//u:secret@host",
+            "redis://u:sec\nret@host",
         ],
     )
     def test_redact_shows_no_password(self, url: str) -> None:
         assert "sec" not in redact(url) and "cret" not in redact(url) and "host" in redact(url)
+
+    def test_redact_keeps_the_rest(self) -> None:
+        assert redact("rediss://u:p@host:6379/0?ssl=1") == "rediss://***@host:6379/0"
+        assert redact("unix:///run/redis.sock") == "unix:///run/redis.sock"
 
 
 class TestSentinelUrl:

@@ -1,4 +1,4 @@
-"""States and signals as pure functions, and what the TA service puts into Redis."""
+"""States and signals as pure functions."""
 
 from __future__ import annotations
 

@@ -1,0 +1,344 @@
+"""What the pages show, kept up to date; knows nothing of HTTP requests.
+
+Board reads prices, scores and indicators whenever they change, Activity follows the message log,
+and Watch asks whether the service, Redis and the consumers are alive. Each `run` is the loop of one
+thread, and any other thread may read what they hold. Events passes the news on to listeners.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import queue
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+
+import redis
+
+from consumers import scanner, ta_service
+from consumers.market_cache import (
+    ALIVE_EVERY_S,
+    ALIVE_KEY,
+    BAD_DATA,
+    MarketCache,
+    Update,
+    now_ms,
+    parse_json,
+    parse_update,
+    price_key,
+    timeframe_ms,
+    update_channel,
+)
+from consumers.scanner import score_key
+from consumers.ta_service import indicators_key
+from redis_log import follow_log, redact
+
+CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
+MINUTE_MS, CHARTED_MINUTES = 60_000, 30  # the chart of messages a minute
+WATCH_EVERY_S = 2.0
+HEALTH_TIMEOUT_S = 2.0  # the service answers from memory, so a slower answer is trouble
+DEAD_AFTER_S = 3 * ALIVE_EVERY_S  # a consumer may be busy and give one sign of life late
+MAX_LISTENERS = 50  # each has a thread
+MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnects and reads anew
+RETRY_S = 1.0  # after a failure of Redis, or a bug
+
+
+class Listener(queue.Queue[bytes]):
+    """The messages that wait for one listener."""
+
+    dropped = False  # set once, by the publishing thread; a single flag needs no lock
+
+
+class Events:
+    """Passes each event to every listener, as a server-sent event."""
+
+    def __init__(self) -> None:
+        # Guards _listeners: HTTP threads add and remove theirs while other threads publish.
+        self._lock = threading.Lock()
+        self._listeners: set[Listener] = set()
+
+    def publish(self, name: str, value: Any) -> None:
+        message = f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
+        # put_nowait never waits, so a slow listener cannot hold the lock up.
+        with self._lock:
+            for listener in list(self._listeners):
+                try:
+                    listener.put_nowait(message)
+                except queue.Full:
+                    listener.dropped = True
+                    self._listeners.remove(listener)
+
+    def close(self) -> None:
+        """Cut all listeners off."""
+        with self._lock:
+            for listener in self._listeners:
+                listener.dropped = True
+                with suppress(queue.Full):
+                    listener.put_nowait(b"")  # wakes its thread up
+            self._listeners.clear()
+
+    @contextmanager
+    def listener(self) -> Iterator[Listener | None]:
+        """Yields a new listener, or None if there are too many already."""
+        listener = Listener(MAX_WAITING)
+        # Counted and added under one lock, or two threads could both take the last place.
+        with self._lock:
+            full = len(self._listeners) >= MAX_LISTENERS
+            if not full:
+                self._listeners.add(listener)
+        try:
+            yield None if full else listener
+        finally:
+            with self._lock:
+                self._listeners.discard(listener)
+
+
+class Held(NamedTuple):
+    """The value of a key, which may be shown until `expires_at`, epoch seconds."""
+
+    value: Any
+    expires_at: float
+
+
+class Board:
+    """Price, score and indicators of each coin, each for as long as it is fresh.
+
+    Reads Redis when something is published, so requests for a page cost Redis nothing.
+    """
+
+    def __init__(self, cache: MarketCache, events: Events) -> None:
+        self._cache, self._events = cache, events
+        # Guards the fields below: one thread changes them, HTTP threads read them.
+        self._lock = threading.Lock()
+        self._symbols: set[str] = set()  # all ever seen, so that a missing one is shown as missing
+        self._timeframes: set[str] = set()
+        self._held: dict[str, Held] = {}  # by key
+        self._updates: dict[str, dict[str, int]] = {}  # the last update heard, by timeframe
+
+    def run(self) -> None:
+        """Read what each message announces, until the cache stops."""
+        channels = (update_channel("*"), ta_service.update_channel("*"), scanner.UPDATE_CHANNEL)
+        for message in self._cache.messages(*channels):
+            with self._cache.attempt():
+                self.turn(message)
+
+    def turn(self, message: tuple[str, str] | None) -> None:
+        """Read what a message announces; everything if messages may have been missed (None)."""
+        channel, payload = message or ("", "")
+        if message is None:
+            for timeframe, symbols in self._cache.series().items():
+                self._see(timeframe, symbols)
+            self._read_prices()
+            self._read_scores()
+            self._read_analyses(self.timeframes())
+        elif channel == scanner.UPDATE_CHANNEL:
+            self._read_scores()
+        elif channel.startswith(ta_service.update_channel("")):
+            self._read_analyses([channel.removeprefix(ta_service.update_channel(""))])
+        elif channel != update_channel("all") and (update := parse_update(channel, payload)):
+            self._note_update(update)
+            self._read_prices()
+        self._events.publish("update", {"channel": channel})
+
+    def _see(self, timeframe: str, symbols: Iterable[str]) -> None:
+        with self._lock:
+            self._timeframes.add(timeframe)
+            self._symbols.update(symbols)
+
+    def _note_update(self, update: Update) -> None:
+        self._see(update.timeframe, update.symbols + update.failed)
+        counts = {"symbols": len(update.symbols), "failed": len(update.failed)}
+        with self._lock:
+            self._updates[update.timeframe] = {"timestamp": update.timestamp, **counts}
+
+    def _read_prices(self) -> None:
+        self._read(price_key(symbol) for symbol in self.symbols())
+
+    def _read_scores(self) -> None:
+        self._read(score_key(symbol) for symbol in self.symbols())
+
+    def _read_analyses(self, timeframes: Iterable[str]) -> None:
+        self._read(
+            indicators_key(symbol, timeframe)
+            for timeframe in timeframes
+            for symbol in self.symbols()
+        )
+
+    def _read(self, keys: Iterable[str]) -> None:
+        """A missing key leaves the older value, which `rows` hides once it expires."""
+        found, _ = self._cache.read({key: key for key in keys}, Held)
+        with self._lock:
+            self._held |= found
+
+    def symbols(self) -> list[str]:
+        with self._lock:
+            return sorted(self._symbols)
+
+    def timeframes(self) -> list[str]:
+        """The shortest first."""
+        with self._lock:
+            return sorted(self._timeframes, key=timeframe_ms)
+
+    def updates(self) -> dict[str, dict[str, int]]:
+        """The last refresh heard of each timeframe: when it was published (ms UTC), and how many
+        symbols were updated and failed."""
+        with self._lock:
+            return dict(self._updates)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The fresh values of each coin as they are in Redis; None where there is none."""
+        now, symbols, timeframes = time.time(), self.symbols(), self.timeframes()
+        with self._lock:
+            fresh = {key: held.value for key, held in self._held.items() if held.expires_at > now}
+        return [
+            {
+                "symbol": symbol,
+                "price": fresh.get(price_key(symbol)),
+                "scan": fresh.get(score_key(symbol)),
+                "ta": {name: fresh.get(indicators_key(symbol, name)) for name in timeframes},
+            }
+            for symbol in symbols
+        ]
+
+
+class Activity:
+    """Follows the message log: publishes each entry as an event and counts entries a minute."""
+
+    def __init__(
+        self,
+        client: redis.Redis,
+        log_key: str,
+        log_maxlen: int,
+        events: Events,
+        stopping: threading.Event,
+    ) -> None:
+        self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
+        self._events, self._stopping = events, stopping
+        # Guards _counts: one thread counts, HTTP threads read.
+        self._lock = threading.Lock()
+        self._counts: Counter[int] = Counter()  # by minute since the epoch
+
+    def run(self) -> None:
+        """Follow the log until `stopping` is set, through every failure of Redis."""
+        failed = False
+        while not self._stopping.is_set():
+            try:
+                after = self._count()
+                if failed:  # announced only now: a page that reads the log on it misses nothing
+                    self._events.publish("redis", {"up": True, "error": ""})
+                failed = False
+                self._follow(after)
+            except redis.RedisError as error:
+                if not failed:
+                    self._events.publish("redis", {"up": False, "error": str(error)})
+                failed = True
+                self._stopping.wait(RETRY_S)
+
+    def _count(self) -> str:
+        """Count the entries of the charted minutes; returns the id after which to follow."""
+        start_ms = (now_ms() // MINUTE_MS - CHARTED_MINUTES + 1) * MINUTE_MS
+        entries: Any = self._client.xrange(self._log_key, min=str(start_ms))
+        counts = Counter(_minute(id_) for id_, _ in entries)
+        if len(entries) >= self._log_maxlen:
+            del counts[min(counts)]  # the cap of the log has removed part of that minute
+        with self._lock:
+            self._counts = counts
+        return str(entries[-1][0]) if entries else str(start_ms)
+
+    def _follow(self, after: str) -> None:
+        for added in follow_log(self._client, after, key=self._log_key):
+            if self._stopping.is_set():
+                return
+            if added:
+                with self._lock:
+                    self._counts.update(_minute(entry["id"]) for entry in added)
+                    for minute in sorted(self._counts)[:-CHARTED_MINUTES]:
+                        del self._counts[minute]
+                self._events.publish("log", added)
+
+    def per_minute(self) -> list[tuple[int, int]]:
+        """Start (ms UTC) and count of each charted minute, oldest first, up to the current one."""
+        current = now_ms() // MINUTE_MS
+        with self._lock:
+            oldest = max(min(self._counts, default=current), current - CHARTED_MINUTES + 1)
+            return [
+                (minute * MINUTE_MS, self._counts[minute]) for minute in range(oldest, current + 1)
+            ]
+
+
+def _minute(entry_id: str) -> int:
+    return int(entry_id.partition("-")[0]) // MINUTE_MS
+
+
+class Watch:
+    """Asks every 2 s whether the service and Redis answer, and which consumers are alive."""
+
+    def __init__(
+        self, client: redis.Redis, log_key: str, health_url: str, stopping: threading.Event
+    ) -> None:
+        self._client, self._log_key, self._health_url = client, log_key, health_url
+        self._stopping = stopping
+        # The last answers. One thread replaces the whole dict, so readers need no lock.
+        self.state: dict[str, Any] = {
+            "service": {"up": False, "error": "not asked yet", "health": None},
+            "redis": {"up": False, "error": "not asked yet", "message_log_length": None},
+            "consumers": dict.fromkeys(CONSUMERS),
+        }
+
+    def run(self) -> None:
+        """Ask until `stopping` is set."""
+        while not self._stopping.is_set():
+            self.turn()
+            self._stopping.wait(WATCH_EVERY_S)
+
+    def turn(self) -> None:
+        redis_state, lives = self._ask_redis()
+        consumers = self.state["consumers"] if lives is None else lives
+        service = self._ask_service()
+        self.state = {"service": service, "redis": redis_state, "consumers": consumers}
+
+    def _ask_service(self) -> dict[str, Any]:
+        url = self._health_url
+        try:
+            try:
+                answer = urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S)
+            except urllib.error.HTTPError as error:
+                answer = error  # a 503 of the service has the same body
+            with answer:
+                return {"up": True, "error": "", "health": dict(json.load(answer))}
+        except OSError as error:
+            reason = f"{redact(url)} does not answer: {getattr(error, 'reason', error)}"
+        except (TypeError, ValueError, http.client.HTTPException):
+            reason = f"what answers at {redact(url)} is not the service"
+        return {"up": False, "error": reason, "health": None}
+
+    def _ask_redis(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        """The state of Redis, and each consumer's last sign of life; None if it does not answer."""
+        pipeline: Any = self._client.pipeline(transaction=False)
+        pipeline.hgetall(ALIVE_KEY)
+        pipeline.xlen(self._log_key)
+        try:
+            lives, length = pipeline.execute(raise_on_error=False)
+        except redis.RedisError as error:
+            return {"up": False, "error": str(error), "message_log_length": None}, None
+        refused = [str(answer) for answer in (lives, length) if isinstance(answer, Exception)]
+        length = length if isinstance(length, int) else None
+        state = {"up": True, "error": "; ".join(refused), "message_log_length": length}
+        known = lives if isinstance(lives, dict) else {}
+        names = [*CONSUMERS, *sorted(known.keys() - set(CONSUMERS))]
+        return state, {name: _life(known.get(name)) for name in names}
+
+
+def _life(text: str | None) -> dict[str, Any] | None:
+    """The time (ms UTC) and process of a consumer's last sign of life; None if there is none."""
+    try:
+        body = parse_json(text or "")
+        return {"timestamp": int(body["timestamp"]), "pid": int(body["pid"])}
+    except BAD_DATA:
+        return None
