@@ -110,6 +110,7 @@ class Fleet:
             "REDIS_URL": self._url,
             "BINANCE_BASE_URL": door.url,
             "HEALTH_PORT": str(free_port()),
+            "MALLOC_ARENA_MAX": "2",  # as the systemd unit sets it
         }
         service = Service(self._folder / f"{name}.log", [], environ)
         self._all.append(service)
