@@ -93,19 +93,18 @@ class Lease:
         with self._lock:
             if self._released:
                 return
-            own_term = self._term
+            leader_before, own_term = self._leader, self._term
         keys_and_arguments = (self._key, self._term_key, self.token, self._ttl_ms, own_term)
         answer: Any = self._client.eval(_CLAIM, 2, *keys_and_arguments)
         leader, term, term_before = answer
-        if leader != self.token:
-            passed = leader != self.leader
-        else:  # with no term before, Redis has lost its data: nobody can have led since
-            passed = bool(own_term) and term_before not in ("", own_term)
-        if passed:
+        changed = leader != leader_before
+        first_claim = not leader_before and leader == self.token
+        # With no term before, Redis has lost its data: nobody can have led since.
+        overtaken = bool(own_term) and term_before not in ("", own_term)
+        if (changed and not first_claim) or overtaken:
             self._on_passed()
         with self._lock:
-            changed, self._leader = leader != self._leader, leader
-            self._term = term if leader == self.token else ""
+            self._leader, self._term = leader, term if leader == self.token else ""
         if changed:
             role = "leader" if leader == self.token else "standby"
             event(logging.INFO, role, leader=leader)

@@ -222,7 +222,7 @@ class TestTerm:
         other.release()
         seen.clear()
         mine.claim()
-        assert seen == [("change", mine.token)] and not mine.stands_by()
+        assert seen == [("passed", other.token), ("change", mine.token)] and not mine.stands_by()
 
     def test_a_redis_that_lost_its_data_is_no_reason_to_forget(
         self, redis_server: RedisServer
@@ -285,6 +285,22 @@ class TestLease:
         assert not redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
         turn(sleeper)
         assert redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
+
+    def test_what_was_on_its_way_when_the_lease_passed_on_is_not_written_later(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        first, second = make(), make()
+        first.claim()
+        timeframe = first.settings.timeframes[0]
+        results = first.fetcher.read(timeframe)
+        redis_server.client.delete(DEFAULT_LEADER_KEY)
+        second.claim()
+        first.claim()
+        first.store.take(timeframe, results, time.monotonic())  # a loop that was in the middle
+        second.lease.release()
+        first.look()
+        assert first.lease.leader == first.lease.token
+        assert not redis_server.client.keys("market:ohlcv:*")
 
     def test_a_leader_that_lost_the_lease_writes_nothing(
         self, make: Callable[[], MarketData], redis_server: RedisServer
