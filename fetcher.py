@@ -33,7 +33,7 @@ OVERLAP = 3
 WHOLE_EVERY_S = 3600.0
 # The share of a refresh interval after which no request begins, so that two refreshes never meet.
 GIVE_UP_SHARE = 0.8
-# Requests that began in time may end so much later.
+# A request that began in time may end this much later.
 GRACE_S = 1.0
 
 Request = tuple[list[Feed], Callable[[], Results]]  # what it reads, and how
@@ -45,6 +45,7 @@ class Fetcher:
     def __init__(self, settings: Settings, client: BinanceClient, store: Store) -> None:
         self._settings, self._client, self._store = settings, client, store
         self._executor = ThreadPoolExecutor(settings.max_workers, "fetch")
+        self._stopped = False  # set by the main thread, read by loops; one flag needs no lock
 
     def read(self, timeframe: Timeframe) -> Results:
         """The candles of all symbols in `timeframe`, and their prices if they are read with it;
@@ -58,8 +59,9 @@ class Fetcher:
         for feeds, request in requests:
             try:
                 jobs[self._executor.submit(request)] = feeds
-            except RuntimeError:  # the executor was shut down
-                results |= dict.fromkeys(feeds, Stopped("stopping"))
+            except RuntimeError as error:  # shut down, or the system has no thread left
+                failure = Stopped("stopping") if self._stopped else Retryable(str(error))
+                results |= dict.fromkeys(feeds, failure)
         wait_for(jobs, timeout=give_up_at - time.monotonic() + GRACE_S)
         for job, feeds in jobs.items():
             results |= _result(job, feeds)
@@ -71,6 +73,7 @@ class Fetcher:
 
     def stop(self) -> None:
         """Begin nothing more. A request that is on its way may end, but nobody waits for it."""
+        self._stopped = True
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def _candle_requests(self, timeframe: Timeframe, give_up_at: float) -> list[Request]:
@@ -95,7 +98,8 @@ class Fetcher:
         return [request(group) for group in groups]
 
     def read_candles(self, feed: Feed, timeframe: Timeframe, give_up_at: float) -> Results:
-        """The newest candles if they join what is held, else the whole series."""
+        """One series: its newest candles if they join what is held, else all of it. A worker's
+        job; it raises nothing."""
         held = self._store.held(feed)
         try:
             series = None
@@ -110,8 +114,8 @@ class Fetcher:
     ) -> Series | None:
         """`held` with its newest candles read again; None if they are too many or do not join."""
         asked_at, step_ms = boot_s(), TIMEFRAME_MS[timeframe.name]
-        begun = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
-        count = max(OVERLAP, OVERLAP - 1 + begun)
+        new_candles = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
+        count = max(OVERLAP, OVERLAP - 1 + new_candles)
         limit = self._settings.candle_limit
         if count >= limit:
             return None
@@ -126,7 +130,8 @@ class Fetcher:
     ) -> Series:
         asked_at, limit = boot_s(), self._settings.candle_limit
         read = self._client.klines(feed.symbol, timeframe.name, limit, give_up_at)
-        # At random after the first time, so that not all are read whole in one refresh.
+        # The first whole read is repeated after a random time, so that not all series are read
+        # whole in one refresh.
         reread_in_s = WHOLE_EVERY_S * (1 if held else random.uniform(0.1, 1))
         expires_at = asked_at + timeframe.ttl_s
         return Series(read.part(-limit), asked_at, expires_at, asked_at + reread_in_s)
@@ -151,6 +156,8 @@ class Fetcher:
 
 def _result(job: Future[Results], feeds: list[Feed]) -> Results:
     """What `job` has read of `feeds`. One that is not done by now has failed."""
+    if job.cancelled():  # by stop()
+        return dict.fromkeys(feeds, Stopped("stopping"))
     if job.cancel() or not job.done():
         return dict.fromkeys(feeds, Retryable("no answer before the next refresh"))
     try:

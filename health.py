@@ -28,7 +28,7 @@ class View(NamedTuple):
     leader: str  # the token of who leads; "" while that is not known
     problems: dict[str, str]
     used_weight: int  # by all programs on this address, in a minute
-    held_s: float  # until the exchange may be asked again, 0.0 if it may be now
+    hold_s: float  # until the exchange may be asked again, 0.0 if it may be now
     requests: dict[str, int]  # by HTTP status
     message_log_length: int
     operations_logged: int
@@ -66,8 +66,8 @@ def report(view: View) -> tuple[int, dict[str, Any]]:
         "exchange": {
             "used_weight": view.used_weight,
             "weight_limit": settings.weight_limit,
-            "hold_until": iso_ms(view.wall_s + view.held_s) if view.held_s else None,
-            "hold_s": round(view.held_s, 1),
+            "hold_until": iso_ms(view.wall_s + view.hold_s) if view.hold_s else None,
+            "hold_s": round(view.hold_s, 1),
             "requests": view.requests,
         },
     }
@@ -83,7 +83,7 @@ def _status(view: View, timeframes: dict[str, dict[str, Any]], prices: dict[str,
         return "starting"
     parts, count = [prices, *timeframes.values()], len(view.settings.symbols)
     whole = all(part["fresh"] == count and not part["failing"] for part in parts)
-    return "ok" if whole and not view.held_s and not view.problems else "degraded"
+    return "ok" if whole and not view.hold_s and not view.problems else "degraded"
 
 
 def _part(view: View, what: str) -> dict[str, Any]:

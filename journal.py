@@ -55,6 +55,10 @@ def event(level: int, name: str, **fields: object) -> None:
     log.log(level, " ".join(line))
 
 
+class CannotRun(Exception):
+    """Why the program cannot run, for its user."""
+
+
 def complain(program: str, problem: str) -> None:
     """Say on stderr why `program` cannot run."""
     print(f"{'<3>' if LineFormatter.to_journal else ''}{program}: {problem}", file=sys.stderr)

@@ -78,7 +78,12 @@ class Lease:
 
     def stands_by(self) -> bool:
         """Whether another program leads. Where that is not known, this one may work."""
-        return self.leader not in ("", self.token)
+        return self.other_leader() != ""
+
+    def other_leader(self) -> str:
+        """The token of another program that leads, or ""."""
+        leader = self.leader
+        return "" if leader == self.token else leader
 
     def fence(self) -> tuple[str, str]:
         """A key and the value that it has while nobody else has taken over."""

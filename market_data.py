@@ -6,8 +6,8 @@ The table of contents. One refresh is three lines in `MarketData.refresh`:
     store.py         judges and holds            candles.py
     redis_writer.py  sends to Redis              over redis_log.py, as lease.py allows
 
-Each timeframe has a loop of its own, which calls `refresh`; the main thread calls `look` once a
-second: lease, Redis, holds, loops that hang, the watchdog. HTTP threads only look, too: health.py,
+Each timeframe has a loop of its own, which calls `refresh`; the main thread calls `maintain` once a
+second: lease, Redis, holds, loops that hang, the watchdog. HTTP threads only read: health.py,
 local_api.py. What journal and systemd hear is in journal.py; settings.py, check.py and
 embedded_redis.py are what their names say.
 """
@@ -40,17 +40,17 @@ from embedded_redis import embedded_redis
 from environment import SettingsError
 from fetcher import GIVE_UP_SHARE, Fetcher
 from health import HealthServer, View, report
-from journal import Problems, complain, event, log_bug, notify, write_to
+from journal import CannotRun, Problems, complain, event, log_bug, notify, write_to
 from lease import Lease
 from local_api import LocalApi
 from redis_log import LoggedRedis, redact
-from redis_writer import LOOK_EVERY_S, RedisWriter
+from redis_writer import MAINTAIN_EVERY_S, RedisWriter
 from settings import VERSION, Settings, Timeframe
 from store import Store
 
 # A loop that is late by this hangs. Waiting for a Redis that does not answer takes less.
 HANG_S = 15.0
-# After a refresh that brought nothing the next one comes so soon, whatever the interval.
+# The longest wait for the next refresh after one that brought nothing.
 RETRY_S = 30.0
 # The longest that a loop sleeps without a look at the wall clock, which may have been set.
 WAKE_S = 2.0
@@ -126,6 +126,8 @@ class MarketData:
         self.stopping = threading.Event()
         self.problems = Problems()
         self.store = Store(settings)
+        # Called by the thread that claims, the main one or a committing loop: `on_passed` before a
+        # new leader is visible, if another instance led since we did; `on_change` after that.
         self.lease = Lease(
             client,
             settings.leader_key,
@@ -191,24 +193,25 @@ class MarketData:
             return
         self._listing_due_at = time.monotonic() + LISTING_EVERY_S
         self.store.take_listing(listing)
-        for symbol, status in listing.statuses.items():
+        for symbol in self.settings.symbols:  # one that is not listed is in unknown_symbols
+            status = listing.statuses.get(symbol, "TRADING")
             reason = "" if status == "TRADING" else f"is not traded but {status}"
             self.problems.note(symbol, reason)
 
-    def look(self) -> None:
-        """Once a second: lease and Redis, a hold of the exchange, the message log, the loops."""
-        self.writer.look()
-        _, held_s, status = self.limiter.state()
-        hold = f"on hold for {held_s:.0f} s after HTTP {status}" if held_s else ""
-        self.problems.note("exchange", hold)
-        self.problems.note("message_log", self.logged.log_error)
+    def maintain(self) -> None:
+        """Once a second: loops that hang, a hold of the exchange, lease and Redis, the log."""
         now = time.monotonic()
         hanging = [loop.name for loop in self.loops if now > loop.hangs_at]
         self.problems.note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
+        _, hold_s, status = self.limiter.state()
+        hold = f"on hold for {hold_s:.0f} s after HTTP {status}" if hold_s else ""
+        self.problems.note("exchange", hold)
+        self.writer.maintain()
+        self.problems.note("message_log", self.logged.log_error)
 
     def view(self) -> View:
         """What /health and /metrics are made of."""
-        used_weight, held_s, _ = self.limiter.state()
+        used_weight, hold_s, _ = self.limiter.state()
         return View(
             settings=self.settings,
             store=self.store.view(),
@@ -216,7 +219,7 @@ class MarketData:
             leader=self.lease.leader,
             problems=self.problems.now(),
             used_weight=used_weight,
-            held_s=held_s,
+            hold_s=hold_s,
             requests=self.exchange.answers(),
             message_log_length=self.writer.log_length,
             operations_logged=self.writer.operations_logged,
@@ -231,7 +234,7 @@ class MarketData:
 
     def other_leader(self) -> str:
         """The token of another instance that leads, or ""."""
-        return self.lease.leader if self.lease.stands_by() else ""
+        return self.lease.other_leader()
 
     def claim(self) -> None:
         """Take the lease before anything is fetched. Without Redis it is taken later."""
@@ -279,14 +282,16 @@ def once(settings: Settings) -> int:
     """Fill Redis once and print what came; 0 only if every series and price is there."""
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     started = time.monotonic()
-    service.claim()
-    if leader := service.other_leader():
-        raise RuntimeError(f"--once: {leader} is running and keeps Redis filled")
-    for timeframe in settings.timeframes:
-        service.refresh(timeframe)
-    committed = service.writer.commit()
+    try:
+        for timeframe in settings.timeframes:
+            service.claim()
+            if leader := service.other_leader():
+                raise CannotRun(f"--once: {leader} is running and keeps Redis filled")
+            service.refresh(timeframe)
+        committed = service.writer.commit()
+    finally:
+        service.stop(until=0.0)
     seconds = time.monotonic() - started
-    service.stop(until=0.0)
     _, health = service.health()
     parts = {**health["timeframes"], "price": health["prices"]}
     print(f"{'':<6}{'fresh':>9}{'candles':>9}  failing")
@@ -317,14 +322,14 @@ def serve(settings: Settings) -> int:
     service.start()
     ready_by = time.monotonic() + READY_AFTER_S
     while not received:
-        if select.select([awake], [], [], LOOK_EVERY_S)[0]:
+        if select.select([awake], [], [], MAINTAIN_EVERY_S)[0]:
             continue
         try:
-            service.look()
+            service.maintain()
+            if os.environ.get("NOTIFY_SOCKET"):
+                notify_state(service, time.monotonic() > ready_by)
         except Exception as error:  # a bug, which must not end the program
             log_bug(error)
-        if os.environ.get("NOTIFY_SOCKET"):
-            notify_state(service, time.monotonic() > ready_by)
     signum, received_at = received[0]
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
     notify("STOPPING=1")
@@ -335,13 +340,13 @@ def serve(settings: Settings) -> int:
 
 
 def _listen(service: MarketData) -> HealthServer:
-    """The server of /health, /metrics and /api/v3/. Raises RuntimeError if it cannot listen."""
+    """The server of /health, /metrics and /api/v3/. Raises CannotRun if it cannot listen."""
     host, port = service.settings.health_host, service.settings.health_port
     api = LocalApi(service.settings, service.store, service.other_leader)
     try:
         server = HealthServer(host, port, service.health, api.answer)
     except OSError as error:
-        raise RuntimeError(
+        raise CannotRun(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"
         ) from error
     event(
@@ -375,7 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for problem in error.args:
             complain("market_data", problem)
         return 2
-    gc.freeze()  # what is there now stays: not to be looked through again, 30 ms at a time
+    gc.freeze()  # keeps what exists at the start out of later collections, 30 ms each
     run = once if arguments.once else check if arguments.check else serve
     code = 0 if run is serve else 143  # serve soon has a handler of its own
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
@@ -383,7 +388,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
             return run(settings)
-    except RuntimeError as error:
+    except CannotRun as error:
         complain("market_data", str(error))
         return 1
     except KeyboardInterrupt:

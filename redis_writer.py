@@ -1,4 +1,4 @@
-"""Brings to Redis what the store holds: the one fenced transaction, and a look once a second.
+"""Brings to Redis what the store holds: the one fenced transaction, and maintenance each second.
 
 Knows nothing of the exchange. What a transaction promises its readers is in docs/redis-schema.md.
 """
@@ -12,20 +12,20 @@ from typing import Any
 
 import redis
 
-from candles import boot_s, update_channel
+from candles import PRICE, Feed, boot_s, update_channel
 from journal import Problems, event
 from lease import Lease
 from redis_log import Batch, Fenced, LoggedRedis
 from store import Pending, Store
 
-LOOK_EVERY_S = 1.0
-# The longest pause between tries to send what Redis refuses; they begin at LOOK_EVERY_S and double.
+MAINTAIN_EVERY_S = 1.0
+# The longest pause between tries to send what Redis refuses. The pauses are 2, 4, 4, ... s.
 COMMIT_PAUSE_S = 4.0
-# Between two rewrites of keys that vanish again and again: an eviction would go on all the same.
+# The pause between two rewrites of keys that vanish again and again: Redis would only evict again.
 REWRITE_PAUSE_S = 5.0
-# A wall clock that moves by so much between two looks was set; one that is slewed moves less.
+# A wall clock that moves by more than this within a second was set; a slewed one moves less.
 CLOCK_STEP_S = 0.2
-# So many voided transactions in a row are a problem; one is a change of leader.
+# One voided transaction is a change of leader; this many in a row are a problem.
 VOIDED_IN_A_ROW = 3
 
 
@@ -52,7 +52,7 @@ class RedisWriter:
         self.log_length = 0
         # Only used by the main thread.
         self._rewrite_after = self._commit_after = 0.0
-        self._pause_s = LOOK_EVERY_S
+        self._pause_s = MAINTAIN_EVERY_S
         self._wall_ahead_s = time.time() - boot_s()
 
     def commit(self, wait: bool = True) -> bool:
@@ -61,7 +61,7 @@ class RedisWriter:
         if not self._commit_lock.acquire(blocking=wait):
             return False
         try:
-            return self._send() or (self._may_send_again() and self._send())
+            return self._send() or (self._reclaim() and self._send())
         except redis.RedisError as error:
             self._fail(error)
             return False
@@ -73,12 +73,15 @@ class RedisWriter:
         if self._lease.stands_by():
             self._note_voided(0)
             return False
+        # The fence first: if the lease passes on and comes back while this thread is stopped, the
+        # data below is from before, and must not be sent in the new term.
+        fence = self._lease.fence()
         pending = self._store.pending()
         if not pending:
             return True
         batch = self._batch(pending)
         try:
-            self._logged.send(batch, fence=self._lease.fence())
+            self._logged.send(batch, fence=fence)
         except Fenced:
             self._note_voided(self._voided + 1)
             return False
@@ -88,12 +91,13 @@ class RedisWriter:
         self._problems.note("redis", "")
         return True
 
-    def _may_send_again(self) -> bool:
-        """Whether a transaction was voided although nobody else leads: Redis has lost the term
-        with all its data."""
-        if self._voided:
-            self._lease.claim()
-        return bool(self._voided) and not self._lease.stands_by()
+    def _reclaim(self) -> bool:
+        """After a voided transaction, claim the lease. True if nobody else has it: Redis had lost
+        the term with all its data, and the transaction may be sent in a new one."""
+        if not self._voided:
+            return False
+        self._lease.claim()
+        return not self._lease.stands_by()
 
     def _note_voided(self, in_a_row: int) -> None:
         self._voided = in_a_row
@@ -103,19 +107,23 @@ class RedisWriter:
     def _batch(self, pending: Pending) -> Batch:
         """The transaction: values, failures for the log, and what tells of them."""
         batch = self._logged.batch()
+        expired: set[Feed] = set()
         for feed, entry in pending.entries.items():
             text, summary = entry.json(), entry.summary()
-            # Looked at only now: this thread may have been stopped since (SIGSTOP, a suspension).
+            # Only now: this thread may have been stopped since pending() (SIGSTOP, a suspension).
             if (left_s := entry.expires_at - boot_s()) > 0:
                 batch.cache_write(feed.key, text, left_s, summary)
+            else:
+                expired.add(feed)
         for feed, reason in pending.errors.items():
             batch.error(feed.key, reason)
-        for timeframe in pending.updates:
-            told = pending.told(timeframe)
+        for timeframe, update in pending.updates.items():
+            told = update.without({feed.symbol for feed in expired if feed.what == timeframe})
             batch.publish(update_channel(timeframe), told.json(timeframe=timeframe), told.summary())
-        if of_all := pending.of_all:
-            names = list(pending.expired)
-            batch.publish(update_channel("all"), of_all.json(timeframes=names), of_all.summary())
+        if pending.of_all:
+            told = pending.of_all.without({feed.symbol for feed in expired if feed.what != PRICE})
+            names = pending.timeframes
+            batch.publish(update_channel("all"), told.json(timeframes=names), told.summary())
         return batch
 
     def _fail(self, error: redis.RedisError) -> None:
@@ -123,15 +131,15 @@ class RedisWriter:
         self._problems.note("redis", error)
         self._store.resend()
 
-    def look(self) -> None:
+    def maintain(self) -> None:
         """Once a second: renew the lease, see whether Redis still has what it must have, and send
         what it lacks."""
-        live = self._store.in_redis(LOOK_EVERY_S)
         try:
             self._lease.claim()
+            expected = self._store.expected_in_redis(MAINTAIN_EVERY_S)
             # "market:none" is never there: EXISTS needs a key.
             pipeline: Any = self._client.pipeline(transaction=False)
-            pipeline.exists(*(feed.key for feed in live), "market:none")
+            pipeline.exists(*(feed.key for feed in expected), "market:none")
             pipeline.xlen(self._log_key)
             present, length = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
@@ -139,7 +147,7 @@ class RedisWriter:
             return
         self.log_length = length if isinstance(length, int) else 0
         stepped = self._clock_has_stepped()
-        vanished = self._have_vanished(present, len(live))
+        vanished = self._have_vanished(present, len(expected))
         now = boot_s()
         if stepped or (vanished and now >= self._rewrite_after):
             self._rewrite_after = now + REWRITE_PAUSE_S
@@ -171,7 +179,7 @@ class RedisWriter:
         """Commit, unless a refresh is at it; ever more rarely while Redis refuses."""
         if not self._store.is_behind():
             self._problems.note("redis", "")
-            self._pause_s = LOOK_EVERY_S
+            self._pause_s = MAINTAIN_EVERY_S
         elif now >= self._commit_after and not self.commit(wait=False):
             self._pause_s = min(2 * self._pause_s, COMMIT_PAUSE_S)
             self._commit_after = now + self._pause_s

@@ -91,6 +91,8 @@ class Settings:
             request_timeout=read("REQUEST_TIMEOUT", "5", decimal(0.1, 60)),
         )
         env.check()
+        if settings.leader_key == settings.message_log_key:
+            raise SettingsError("LEADER_KEY and MESSAGE_LOG_KEY: must be two keys")
         # The limiter's window is longer than a minute, by the time that a request may travel.
         window_s = 60 + settings.request_timeout
         needed = settings.weight_a_minute * window_s / 60 + LISTING_WEIGHT

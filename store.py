@@ -7,13 +7,21 @@ what is to be sent, everyone else looks.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from binance_answers import UNKNOWN_SYMBOL, BadResponse, BinanceError, Listing, Stopped
+from binance_answers import (
+    UNKNOWN_SYMBOL,
+    BadResponse,
+    BinanceError,
+    Listing,
+    Retryable,
+    Stopped,
+)
 from candles import PRICE, Feed, Price, Series, Update, boot_s
 from journal import event
 from settings import Settings, Timeframe
@@ -28,18 +36,17 @@ class Pending:
 
     entries: dict[Feed, Series | Price]
     errors: dict[Feed, str]  # failures for the message log
-    updates: dict[str, Update]  # by timeframe
-    expired: dict[str, set[str]]  # by timeframe: symbols whose candles are too old to be shown
+    updates: dict[str, Update]  # by timeframe; they name nothing that has expired
     of_all: Update | None  # for market:update:all
-    since_all: set[str]  # timeframes that will have been published since the last of_all
-    generation: int  # of the store: how often it had forgotten everything
+    timeframes: list[str]  # that of_all is about
+    # For Store.sent:
+    merged: dict[str, Update]  # the updates as the store has them
+    since_all: set[str]  # timeframes that, with this, are published since the last of_all
+    resends: int  # how often everything had to be sent again before
+    forgets: int  # how often everything was dropped before
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.errors or self.updates)
-
-    def told(self, timeframe: str) -> Update:
-        """The update of a timeframe as readers may have it."""
-        return self.updates[timeframe].without(self.expired[timeframe])
 
 
 class StoreView(NamedTuple):
@@ -57,9 +64,10 @@ class Store:
     def __init__(self, settings: Settings) -> None:
         self._symbols = settings.symbols
         self._timeframes = [timeframe.name for timeframe in settings.timeframes]
-        # Guards all fields below. Loops take, the writer collects what is pending and notes what
-        # was sent, the main thread forgets, HTTP threads look. Unlocked, a delivery could miss what
-        # a refresh is just storing, or note as sent what replaced it. Nobody waits or logs inside.
+        # Guards all fields below. Loops take results, their workers and HTTP threads read, the
+        # writer collects what is pending and notes what was sent, whoever claims the lease makes it
+        # forget. Unlocked, a commit could miss what a refresh is just storing, or note as sent what
+        # has replaced it. Nobody waits or logs inside.
         self._lock = threading.Lock()
         self._held: dict[Feed, Series | Price] = {}
         self._failing: dict[Feed, BinanceError] = {}
@@ -69,25 +77,35 @@ class Store:
         self._last: dict[str, Update] = {}  # by timeframe: its last refresh
         self._since_all: set[str] = set()  # timeframes published since the last market:update:all
         self._filled = False
-        self._generation = 0
+        self._resends = self._forgets = 0
+        self._forgot_at = -math.inf  # monotonic
         self._refreshes: dict[str, tuple[int, float]] = {}
         self._listing: tuple[Listing, float] | None = None  # and when it expires
 
     # --- what was read ---
 
     def take(self, timeframe: Timeframe, results: Results, started: float) -> Update:
-        """Hold what a refresh that `started` (monotonic) has read, keep what it has not, and say
-        what began to fail and what works again."""
+        """Hold what a refresh that `started` (monotonic) has read, keep what it has not, and log
+        what began to fail and what works again.
+
+        Nothing is taken of a refresh that started before the store forgot everything: another
+        instance led since, and what it wrote may be newer.
+        """
         began: dict[tuple[str, str], list[str]] = {}  # by what and reason: symbols
         mended: dict[str, list[str]] = {}  # by what: symbols
         with self._lock:
+            if started <= self._forgot_at:
+                return Update(set(), set(), round(time.time() * 1000), 0)
             now = boot_s()
             judged = {feed: self._judge_locked(feed, read, now) for feed, read in results.items()}
             for feed, result in judged.items():
                 if isinstance(result, Stopped):  # the program is ending: neither read nor failed
                     continue
                 if isinstance(result, BinanceError):
-                    if feed not in self._failing:
+                    before = self._failing.get(feed)
+                    if is_unknown(before) and isinstance(result, Retryable):
+                        continue  # a passing trouble does not make the symbol known
+                    if before is None:
                         began.setdefault((feed.what, result.reason), []).append(feed.symbol)
                         self._unlogged[feed] = result.reason
                     self._failing[feed] = result
@@ -96,7 +114,7 @@ class Store:
                     mended.setdefault(feed.what, []).append(feed.symbol)
                 self._held[feed] = result
                 self._unwritten.add(feed)
-            update = self._updated_locked(timeframe.name, judged, started)
+            update = self._note_refresh_locked(timeframe.name, judged, started)
         for (what, reason), symbols in began.items():
             names = ",".join(symbols)
             event(logging.WARNING, "fetch_failing", what=what, symbols=names, reason=reason)
@@ -116,7 +134,7 @@ class Store:
             return BadResponse("the answer is older than what is held")
         return read
 
-    def _updated_locked(self, timeframe: str, judged: Results, started: float) -> Update:
+    def _note_refresh_locked(self, timeframe: str, judged: Results, started: float) -> Update:
         """Note one refresh of `timeframe`, to be published."""
         candles = {feed.symbol: result for feed, result in judged.items() if feed.what != PRICE}
         duration_s = time.monotonic() - started
@@ -144,7 +162,8 @@ class Store:
     def forget(self) -> None:
         """Drop everything: another instance led meanwhile, and what it wrote may be newer."""
         with self._lock:
-            self._generation += 1
+            self._forgets += 1
+            self._forgot_at = time.monotonic()
             self._held.clear()
             self._failing.clear()
             self._unwritten.clear()
@@ -159,37 +178,41 @@ class Store:
     def pending(self) -> Pending:
         """Everything that Redis lacks. Tell `sent` once Redis has it."""
         with self._lock:
-            now = boot_s()
-            refreshed = [name for name in self._timeframes if name in self._last]
-            expired = {name: self._expired_locked(name, now) for name in refreshed}
-            brought = {name for name, update in self._unpublished.items() if update.updated}
+            now, merged = boot_s(), dict(self._unpublished)
+            fresh = {
+                name: merged.get(name, last).without(self._expired_locked(name, now))
+                for name, last in self._last.items()
+            }
+            brought = {name for name, update in merged.items() if update.updated}
             since_all = (self._since_all | brought) & self._last.keys()
             of_all = None
             if len(since_all) == len(self._timeframes):
-                updates = [self._last[name].without(expired[name]) for name in refreshed]
-                of_all = Update.of_all(updates)
+                of_all = Update.of_all(list(fresh.values()))
             return Pending(
-                entries={feed: self._held[feed] for feed in self._in_order(self._unwritten)},
+                entries={feed: self._held[feed] for feed in _in_order(self._unwritten)},
                 errors=dict(self._unlogged),
-                updates=dict(self._unpublished),
-                expired=expired,
+                updates={name: fresh[name] for name in merged},
                 of_all=of_all,
+                timeframes=self._timeframes,
+                merged=merged,
                 since_all=since_all,
-                generation=self._generation,
+                resends=self._resends,
+                forgets=self._forgets,
             )
 
     def sent(self, pending: Pending) -> None:
         """Redis has `pending`. What came since stays pending."""
         with self._lock:
-            if pending.generation != self._generation:  # nothing of it is held any more
+            if pending.forgets != self._forgets:  # nothing of it is held any more
                 return
             for feed, entry in pending.entries.items():
-                if self._held.get(feed) is entry:
+                # After a resend() meanwhile, Redis may have lost even this.
+                if self._held.get(feed) is entry and pending.resends == self._resends:
                     self._unwritten.discard(feed)
             for feed, reason in pending.errors.items():
                 if self._unlogged.get(feed) == reason:
                     del self._unlogged[feed]
-            for name, update in pending.updates.items():
+            for name, update in pending.merged.items():
                 if self._unpublished.get(name) is update:
                     del self._unpublished[name]
             self._since_all = set() if pending.of_all else pending.since_all
@@ -203,9 +226,10 @@ class Store:
     def resend(self) -> None:
         """Redis may have lost what it had, so it lacks all that is held."""
         with self._lock:
+            self._resends += 1
             self._unwritten.update(self._held)
 
-    def in_redis(self, for_s: float) -> list[Feed]:
+    def expected_in_redis(self, for_s: float) -> list[Feed]:
         """What Redis must have, for the next `for_s` seconds at least."""
         with self._lock:
             now = boot_s()
@@ -254,9 +278,10 @@ class Store:
         feeds = {symbol: self._held.get(Feed(symbol, timeframe)) for symbol in self._symbols}
         return {symbol for symbol, held in feeds.items() if not held or held.expires_at <= now}
 
-    def _in_order(self, feeds: Iterable[Feed]) -> list[Feed]:
-        """Candles by timeframe, then prices, as they go into the message log."""
-        return sorted(feeds, key=lambda feed: (feed.what == PRICE, feed.what, feed.symbol))
+
+def _in_order(feeds: Iterable[Feed]) -> list[Feed]:
+    """Candles by timeframe, then prices, as they go into the message log."""
+    return sorted(feeds, key=lambda feed: (feed.what == PRICE, feed.what, feed.symbol))
 
 
 def is_unknown(error: BinanceError | None) -> bool:

@@ -511,6 +511,16 @@ class TestActivity:
     def summaries(page: Page) -> list[str]:
         return [row["summary"] for row in log_rows(page)]
 
+    def test_the_filter_offers_the_sources_that_the_log_has(
+        self, status: OpenStatus, system: System
+    ) -> None:
+        page = status()
+        system.log("my-bot").trade("paper:trades", "", "of my own")
+        options = page.locator("#log-source option")
+        until(lambda: "my-bot" in options.all_text_contents(), SOON_S)
+        self.choose(page, source="my-bot")
+        until(lambda: self.summaries(page) == ["of my own"], SOON_S)
+
     def test_entries_arrive_by_themselves_newest_on_top(
         self, status: OpenStatus, system: System
     ) -> None:

@@ -23,8 +23,9 @@ from consumers.market_cache import MarketCache
 from demo.exchange import Exchange
 from lease import Lease
 from market_data import MarketData
-from redis_log import Fenced, LoggedRedis, connect, read_log
+from redis_log import Batch, Fenced, LoggedRedis, connect, read_log
 from settings import DEFAULT_LEADER_KEY, Settings
+from store import Pending
 from tests.chaos.checker import Listener
 from tests.chaos.record import Door, Record
 from tests.support import RedisServer, Service, executable, free_port, until
@@ -262,7 +263,7 @@ class TestLease:
         turn(first)
         asked = len(exchange.requests)
         turn(second)
-        second.look()
+        second.maintain()
         assert len(exchange.requests) == asked
         code, body = second.health()
         assert (code, body["status"], body["leader"]) == (200, "standby", first.lease.token)
@@ -280,7 +281,7 @@ class TestLease:
         turn(other)
         other.lease.release()
         redis_server.client.delete("market:ohlcv:BTCUSDT:1h")
-        sleeper.look()
+        sleeper.maintain()
         assert redis_server.client.get(DEFAULT_LEADER_KEY) == sleeper.lease.token
         assert not redis_server.client.exists("market:ohlcv:BTCUSDT:1h")
         turn(sleeper)
@@ -298,7 +299,31 @@ class TestLease:
         first.claim()
         first.store.take(timeframe, results, time.monotonic())  # a loop that was in the middle
         second.lease.release()
-        first.look()
+        first.maintain()
+        assert first.lease.leader == first.lease.token
+        assert not redis_server.client.keys("market:ohlcv:*")
+
+    def test_data_from_before_is_not_written_in_a_new_term(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        """A thread is stopped between collecting the data and sending it, while another instance
+        leads; the main thread has claimed a new term when it goes on."""
+        first, second = make(), make()
+        first.claim()
+        batch_of = first.writer._batch
+
+        def stopped_here(pending: Pending) -> Batch:
+            batch = batch_of(pending)
+            if not second.lease.leader:
+                redis_server.client.delete(DEFAULT_LEADER_KEY)
+                second.claim()
+                second.lease.release()
+                first.claim()
+            return batch
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(first.writer, "_batch", stopped_here)
+            first.refresh(first.settings.timeframes[0])
         assert first.lease.leader == first.lease.token
         assert not redis_server.client.keys("market:ohlcv:*")
 
@@ -335,11 +360,11 @@ class TestLease:
         turn(service)
         asked = len(exchange.requests)
         redis_server.kill()
-        service.look()
+        service.maintain()
         turn(service)
         assert len(exchange.requests) > asked
         redis_server.start()
-        service.look()
+        service.maintain()
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6
 
     def test_a_redis_that_hangs_is_no_sleep(
@@ -349,11 +374,11 @@ class TestLease:
         service.claim()
         turn(service)
         redis_server.pause()
-        service.look()
+        service.maintain()
         time.sleep(1.1)
         redis_server.resume()
         redis_server.client.flushall()
-        service.look()
+        service.maintain()
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6  # out of memory
 
     def test_a_stopped_one_takes_no_lease(

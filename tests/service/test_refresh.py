@@ -126,6 +126,23 @@ def test_a_refresh_that_begins_as_the_program_ends_is_no_bug(
     assert "event=bug" not in caplog.text
 
 
+def test_a_thread_that_cannot_be_started_is_a_failure_that_mends(
+    make: Callable[..., MarketData], exchange: Exchange, fake: Any
+) -> None:
+    service = make(MAX_WORKERS="2")
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fail(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        patch.setattr(threading.Thread, "start", fail)
+        turn(service)
+    failing = service.health()[1]["timeframes"]["5m"]["failing"]
+    assert set(failing.values()) == {"can't start new thread"} and len(failing) == 3
+    turn(service)
+    assert service.health()[1]["timeframes"]["5m"]["failing"] == {} and len(data_keys(fake)) == 6
+
+
 class TestRefresh:
     def test_writes_logs_and_publishes(
         self, make: Callable[..., MarketData], fake: Any, exchange: Exchange
@@ -465,10 +482,10 @@ class TestRedisAway:
         for _ in range(2):
             turn(service)
             turn(service, "1h")
-            service.look()
+            service.maintain()
         assert service.health()[0] == 503 and not data_keys(fake)
         broken.error = None
-        service.look()
+        service.maintain()
         assert service.health()[0] == 200
         channels = [heard.get_message(timeout=1)["channel"] for _ in range(3)]
         assert sorted(channels) == ["market:update:1h", "market:update:5m", "market:update:all"]
@@ -528,7 +545,7 @@ class TestRedisAway:
         service.claim()
         for name in ("1h", "5m"):
             turn(service, name)
-            service.look()
+            service.maintain()
         assert len(data_keys(fake)) == 9 and service.health()[1]["status"] == "ok"
         assert not any("event=bug" in message for message in caplog.messages)
 
@@ -558,7 +575,7 @@ class TestRedisAway:
             for _ in range(count):
                 now += 1
                 fake.delete(DEFAULT_LEADER_KEY)
-                service.look()
+                service.maintain()
                 assert fake.exists(DEFAULT_LEADER_KEY)
             return list(sent)
 
@@ -582,7 +599,7 @@ class TestRedisAway:
         expires = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         fake.flushall()
         clocks.passed_s += 1.2  # the keys may not gain it
-        service.look()
+        service.maintain()
         found = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         assert len(expires) == 6 and found == pytest.approx(expires, abs=2)
 
@@ -595,7 +612,7 @@ class TestRedisAway:
         turn(service, "1h")
         fake.flushall()
         clocks.passed_s += 3600
-        service.look()
+        service.maintain()
         assert not data_keys(fake)
         assert service.health()[1]["status"] == "down"
 
@@ -607,12 +624,12 @@ class TestRedisAway:
         service = make()
         turn(service)
         turn(service, "1h")
-        service.look()
+        service.maintain()
         wrote = len(read_log(fake))
-        service.look()
+        service.maintain()
         assert len(read_log(fake)) == wrote  # without a step there is nothing to do
         clocks.stepped_s = step_s
-        service.look()
+        service.maintain()
         assert len(held_of(service)) == 9
         for key, held in held_of(service).items():
             assert fake.pexpiretime(key) == clocks.of_redis(held.expires_at)
@@ -652,7 +669,7 @@ class TestRedisAway:
         clocks.passed_s += 21
         turn(service)
         broken.error = None
-        service.look()
+        service.maintain()
         update = json.loads(heard.get_message(timeout=1)["data"])
         assert (update["symbols"], update["failed"]) == (["BTCUSDT", "SOLUSDT"], ["ETHUSDT"])
 
@@ -665,7 +682,7 @@ class TestRedisAway:
         turn(service)
         clocks.passed_s += 21
         broken.error = None
-        service.look()
+        service.maintain()
         assert not fake.keys("market:ohlcv:*") and len(fake.keys("market:price:*")) == 3
 
 
@@ -674,10 +691,10 @@ class TestKeep:
         self, make: Callable[..., MarketData], caplog: pytest.LogCaptureFixture
     ) -> None:
         service = make()
-        service.look()
+        service.maintain()
         assert service.health()[1]["problems"] == {}
         service.loops[1].hangs_at = time.monotonic() - 1
-        service.look()
+        service.maintain()
         assert service.health()[1]["problems"] == {"loops": "hanging: refresh-1h"}
         assert 'event=problem what=loops reason="hanging: refresh-1h"' in caplog.messages
 
@@ -688,13 +705,13 @@ class TestKeep:
         service = make()
         turn(service)
         turn(service, "1h")
-        service.look()
+        service.maintain()
         code, body = service.health()
         assert (code, body["status"]) == (200, "degraded") and "WRONGTYPE" in str(body["problems"])
         assert len(data_keys(fake)) == 9
         fake.delete("redis:message_log")
         turn(service)
-        service.look()
+        service.maintain()
         assert service.health()[1]["status"] == "ok"
 
 

@@ -171,11 +171,11 @@ def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
     assert service.health()[1]["status"] == "ok"
     caplog.clear()
     with refusal(redis_server, tmp_path):
-        service.look()
+        service.maintain()
         assert said in service.health()[1]["problems"]["redis"]
         asked = len(exchange.requests)
         turn()  # what it brings is held, and shown
-        service.look()
+        service.maintain()
         assert len(exchange.requests) > asked
         code, body = service.health()
         assert (code, body["status"], body["redis"]["up"]) == (503, "down", False)
@@ -183,7 +183,7 @@ def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
         assert [part["fresh"] for part in (*body["timeframes"].values(), body["prices"])] == [2] * 3
         [line] = [message for message in caplog.messages if "what=redis" in message]
         assert line.startswith("event=problem what=redis reason=") and said in line
-    service.look()
+    service.maintain()
     assert service.health()[1]["status"] == "ok"
     lines = [message for message in caplog.messages if "what=redis" in message]
     assert lines[1:] == ["event=problem_over what=redis"]

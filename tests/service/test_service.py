@@ -313,7 +313,7 @@ class TestEnd:
     ) -> None:
         """As one that comes just before the wait, a moment that cannot be met at will, does not;
         nor does one that another thread takes. The wait would be of an hour here."""
-        script = "import os, market_data as m; m.KEEP_S = 3600.0; os._exit(m.main([]))"
+        script = "import os, market_data as m; m.MAINTAIN_EVERY_S = 3600.0; os._exit(m.main([]))"
         settings = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url, **FAST}
         service = Program(tmp_path / "log", ["-c", script], {"HEALTH_PORT": "0", **settings})
         until(lambda: service.lines("event=refresh timeframe=4h"), 10)

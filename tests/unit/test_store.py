@@ -103,7 +103,7 @@ class TestPending:
         assert pending.of_all is None and store.is_behind()
         store.sent(pending)
         assert not store.pending() and not store.is_behind()
-        assert set(store.in_redis(1)) == {A, *prices}
+        assert set(store.expected_in_redis(1)) == {A, *prices}
 
     def test_what_came_meanwhile_stays_pending(self, store: Store) -> None:
         take(store, {A: series(), B: series()})
@@ -116,13 +116,13 @@ class TestPending:
     def test_an_update_that_nobody_heard_is_part_of_the_next(self, store: Store) -> None:
         take(store, {A: series(), B: Retryable("x")})
         take(store, {A: Retryable("x"), B: series()})
-        told = store.pending().told("5m")
+        told = store.pending().updates["5m"]
         assert (told.updated, told.failed) == ({"AUSDT", "BUSDT"}, set())
 
     def test_a_publish_names_nothing_that_has_expired(self, store: Store, now: list[float]) -> None:
         take(store, {A: series(ttl_s=5), B: series(ttl_s=20)})
         now[0] += 10
-        told = store.pending().told("5m")
+        told = store.pending().updates["5m"]
         assert (told.updated, told.failed) == ({"BUSDT"}, {"AUSDT"})
 
     def test_of_all_comes_once_each_timeframe_was_published(self, store: Store) -> None:
@@ -138,6 +138,23 @@ class TestPending:
         take(store, {A: series(), B: series()})
         assert store.pending().of_all is None  # not again before 1h, too, was published again
 
+    def test_a_resend_in_the_middle_of_a_delivery_is_not_lost(self, store: Store) -> None:
+        take(store, {A: series(), B: series()})
+        pending = store.pending()
+        store.resend()  # the clock was set, say
+        store.sent(pending)
+        assert set(store.pending().entries) == {A, B}
+
+    def test_all_says_of_a_symbol_what_its_timeframe_says(self, store: Store) -> None:
+        """Even where a symbol failed in the last of several refreshes that nobody has heard of."""
+        hour = {Feed("AUSDT", "1h"): series(), Feed("BUSDT", "1h"): series()}
+        take(store, {A: series(), B: series()})
+        take(store, {A: Retryable("x"), B: series()})
+        take(store, hour, HOUR)
+        pending = store.pending()
+        assert pending.of_all and pending.of_all.updated == {"AUSDT", "BUSDT"}
+        assert pending.updates["5m"].updated == {"AUSDT", "BUSDT"}
+
     def test_resend_makes_all_pending_again(self, store: Store) -> None:
         take(store, {A: series(), B: series()})
         deliver(store)
@@ -151,6 +168,14 @@ class TestForget:
         store.forget()
         assert not store.pending() and store.held(A) is None and store.failure(B) is None
         assert store.view().held == {} and not store.view().filled
+
+    def test_a_refresh_from_before_brings_nothing(self, store: Store) -> None:
+        """Another instance led since it began, and what that one wrote may be newer."""
+        started = time.monotonic()
+        store.forget()
+        update = store.take(FIVE, {A: series(), B: Retryable("x")}, started)
+        assert not update.updated and not update.failed
+        assert store.held(A) is None and store.failure(B) is None and not store.pending()
 
     def test_a_delivery_from_before_changes_nothing(self, store: Store) -> None:
         take(store, {A: series(), B: series()})
@@ -168,7 +193,7 @@ class TestLooks:
         assert store.fresh(A) is held
         now[0] += 20
         assert store.fresh(A) is None and store.held(A) is held
-        assert store.in_redis(1) == []
+        assert store.expected_in_redis(1) == []
 
     def test_unknown_symbols_are_those_whose_price_the_exchange_does_not_know(
         self, store: Store
@@ -176,6 +201,10 @@ class TestLooks:
         unknown = BinanceError("Invalid symbol.", code=-1121)
         take(store, {Feed("AUSDT", PRICE): unknown, Feed("BUSDT", PRICE): Retryable("x")})
         assert store.unknown_symbols() == ["AUSDT"]
+        take(store, {Feed("AUSDT", PRICE): Retryable("HTTP 500")})
+        assert store.unknown_symbols() == ["AUSDT"]  # a passing trouble tells nothing new
+        take(store, {Feed("AUSDT", PRICE): price()})
+        assert store.unknown_symbols() == []
 
     def test_a_listing_is_fresh_for_two_hours(self, store: Store, now: list[float]) -> None:
         assert store.listing() is None
