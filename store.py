@@ -40,7 +40,6 @@ class Pending:
     of_all: Update | None  # for market:update:all
     timeframes: list[str]  # that of_all is about
     # For Store.sent:
-    merged: dict[str, Update]  # the updates as the store has them
     since_all: set[str]  # timeframes that, with this, are published since the last of_all
     resends: int  # how often everything had to be sent again before
     forgets: int  # how often everything was dropped before
@@ -73,7 +72,8 @@ class Store:
         self._failing: dict[Feed, BinanceError] = {}
         self._unwritten: set[Feed] = set()  # Redis lacks what is held
         self._unlogged: dict[Feed, str] = {}  # failures that the message log lacks
-        self._unpublished: dict[str, Update] = {}  # by timeframe
+        self._unpublished: dict[str, Update] = {}  # by timeframe: not yet collected
+        self._in_flight: dict[str, Update] = {}  # by timeframe: collected, and not known as sent
         self._last: dict[str, Update] = {}  # by timeframe: its last refresh
         self._since_all: set[str] = set()  # timeframes published since the last market:update:all
         self._filled = False
@@ -169,6 +169,7 @@ class Store:
             self._unwritten.clear()
             self._unlogged.clear()
             self._unpublished.clear()
+            self._in_flight.clear()
             self._last.clear()
             self._since_all.clear()
             self._filled = False
@@ -176,14 +177,21 @@ class Store:
     # --- what Redis lacks ---
 
     def pending(self) -> Pending:
-        """Everything that Redis lacks. Tell `sent` once Redis has it."""
+        """Everything that Redis lacks. Call `sent` once Redis has it, or `pending` again. One
+        caller at a time: the writer's commit lock sees to it.
+        """
         with self._lock:
-            now, merged = boot_s(), dict(self._unpublished)
+            # Whatever is in flight still was not sent: it is told with what came since.
+            for name, update in self._in_flight.items():
+                newer = self._unpublished.get(name)
+                self._unpublished[name] = newer.including(update) if newer else update
+            self._in_flight, self._unpublished = self._unpublished, {}
+            now, updates = boot_s(), self._in_flight
             fresh = {
-                name: merged.get(name, last).without(self._expired_locked(name, now))
+                name: updates.get(name, last).without(self._expired_locked(name, now))
                 for name, last in self._last.items()
             }
-            brought = {name for name, update in merged.items() if update.updated}
+            brought = {name for name, update in updates.items() if update.updated}
             since_all = (self._since_all | brought) & self._last.keys()
             of_all = None
             if len(since_all) == len(self._timeframes):
@@ -191,10 +199,9 @@ class Store:
             return Pending(
                 entries={feed: self._held[feed] for feed in _in_order(self._unwritten)},
                 errors=dict(self._unlogged),
-                updates={name: fresh[name] for name in merged},
+                updates={name: fresh[name] for name in updates},
                 of_all=of_all,
                 timeframes=self._timeframes,
-                merged=merged,
                 since_all=since_all,
                 resends=self._resends,
                 forgets=self._forgets,
@@ -212,16 +219,15 @@ class Store:
             for feed, reason in pending.errors.items():
                 if self._unlogged.get(feed) == reason:
                     del self._unlogged[feed]
-            for name, update in pending.merged.items():
-                if self._unpublished.get(name) is update:
-                    del self._unpublished[name]
+            self._in_flight.clear()
             self._since_all = set() if pending.of_all else pending.since_all
             self._filled = self._filled or pending.of_all is not None
 
     def is_behind(self) -> bool:
         """Whether Redis lacks anything."""
         with self._lock:
-            return bool(self._unwritten or self._unlogged or self._unpublished)
+            updates = self._unpublished or self._in_flight
+            return bool(self._unwritten or self._unlogged or updates)
 
     def resend(self) -> None:
         """Redis may have lost what it had, so it lacks all that is held."""

@@ -1,7 +1,7 @@
 """`python -m bench`: all measurements, docs/benchmarks.md, and the bars; see bench/__init__.py.
 
-`--quick` looks at counts alone (requests, bytes, round trips) in less than a minute, and its exit
-code is 1 if one is grossly worse than it was. Ctrl-C ends everything that was started.
+`--quick` checks only counts (requests, bytes, round trips) in less than a minute; its exit code is
+1 if one is much worse than before. Ctrl-C ends everything that was started.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from embedded_redis import executable
 
 RESULTS = ROOT / "docs" / "benchmarks.json"
 GROWTH = (100, 350)
-COMBINED_S = 600  # every so often all three timeframes refresh at the same moment, and that must
-EARLIEST_S, LATEST_S = 60, 240  # be so long after the programs of steady state are started
-PREPARE_S = 20  # their exchanges are ready after so long
-WINDOW_S = 300.0  # of steady state, in which every timeframe has a refresh
-STEP_S = 45  # the longest step of what is measured one at a time
-# About a half more than what was measured: a gross regression, and never one of time.
+COMBINED_S = 600  # how often all three timeframes refresh at the same moment
+EARLIEST_S, LATEST_S = 60, 240  # of that moment, after the start of the steady-state programs
+PREPARE_S = 20  # until their exchanges are ready
+WINDOW_S = 300.0  # of steady state; every timeframe refreshes in it
+STEP_S = 45  # the longest step of `one_at_a_time`
+# About half above the measured values, to catch gross regressions. Only counts, never times.
 QUICK_LIMITS = {
     "requests an hour, of before": 0.7,
     "bytes an hour, of before": 0.03,
@@ -45,7 +45,7 @@ QUICK_LIMITS = {
 
 
 def machine() -> str:
-    """One sentence on what this was measured on."""
+    """One sentence on the machine and the versions of the software."""
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     names = ("requests", "redis", "aiohttp", "ccxt", "python-binance")
@@ -58,15 +58,15 @@ def machine() -> str:
 
 
 def redis_version() -> str:
-    """What the server says of itself: "Valkey server v=9.1.2 ..." is Valkey 9.1.2."""
+    """The name and version of the server: "Valkey server v=9.1.2 ..." gives "Valkey 9.1.2"."""
     said = subprocess.run([executable(), "--version"], capture_output=True, text=True, check=True)
     found = re.match(r"(\w+) server v=(\S+)", said.stdout)
     return f"{found[1]} {found[2]}" if found else said.stdout.strip()
 
 
 def steady_start(now_s: float) -> int:
-    """The next half minute, in epoch seconds, at which the programs of steady state can be started
-    such that in their window all timeframes refresh at one moment."""
+    """The next half minute, in epoch seconds, at which the steady-state programs can be started so
+    that all timeframes refresh at the same moment in their window."""
     at = math.ceil((now_s + PREPARE_S) / 30) * 30
     while not EARLIEST_S <= -at % COMBINED_S <= LATEST_S:
         at += 30
@@ -74,8 +74,8 @@ def steady_start(now_s: float) -> int:
 
 
 def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) -> Iterator[None]:
-    """Cold fills, refreshes and the rest, step by step, into `results`. A first run of fills and
-    refreshes is thrown away: it warms files and caches."""
+    """Measure cold fills, refreshes and the rest into `results`, one step per iteration. The first
+    run of fills and refreshes is discarded: it warms files and caches."""
     fill: dict[str, list[float]] = {contender.key: [] for contender in CONTENDERS}
     refresh: dict[str, list[float]] = {}
     results |= {"fill": fill, "refresh": refresh}
@@ -98,7 +98,7 @@ def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) 
 
 
 def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
-    """Everything; while it is too early for the window of steady state, some of the rest."""
+    """Measure everything; steps that fit in before the window of steady state run first."""
     say("preparing the exchanges")
     results: report.Results = {"machine": machine()}
     stages = {c.key: Stage(stack, folder, c.key) for c in CONTENDERS}
@@ -119,7 +119,7 @@ def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
 
 
 def quick(stack: ExitStack, folder: Path) -> int:
-    """Counts of the service, of one contender and of "before"; 1 if one is grossly worse."""
+    """Check counts of the service, of one contender and of "before"; 1 if one is much worse."""
     stages = {c.key: Stage(stack, folder, c.key) for c in QUICK}
     for stage in stages.values():
         stage.wait()

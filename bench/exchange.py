@@ -1,9 +1,9 @@
-"""The simulated exchange as a program for measuring against: the same answers, prepared beforehand.
+"""The simulated exchange as a program for benchmarks: the same answers, encoded in advance.
 
-The real exchange has more machines than one core of this one. So closed candles are kept encoded,
-and the work on an answer counts as part of its latency; else a contender that asks for whole series
-would mostly wait for Python to write JSON. GET /sim/requests also has "kinds": by path, timeframe
-and limit how many requests there were and the bytes of their answers, heads included.
+The real exchange has more power than one core of this machine. So closed candles are kept as JSON,
+and the time to make an answer counts as part of its latency; otherwise a contender that requests
+whole series would mostly wait for Python to encode JSON. GET /sim/requests also has "kinds": the
+number of requests and the bytes of their answers, headers included, by path, timeframe and limit.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from demo.exchange import Exchange
 from demo.faults import Fault, Reply
 from demo.rules import Call
 
-WHOLE = 500  # candles of the series that are prepared
+WHOLE = 500  # candles prepared per series
 
 
 class _Encoded(list[Any]):
-    """Rows of an answer (left empty) whose JSON is known already."""
+    """The rows of an answer whose JSON is already known; the list itself stays empty."""
 
     text: bytes = b""
 
@@ -37,9 +37,9 @@ def _json(row: Sequence[Any]) -> str:
 
 
 class PreparedExchange(Exchange):
-    """As Exchange, for symbols that have always been listed and without faults of candles.
+    """An Exchange whose symbols have always been listed, without faults of candles.
 
-    `latency_ms` and `jitter_ms` are from the arrival of a request until its answer is sent.
+    `latency_ms` and `jitter_ms` count from the arrival of a request until its answer is sent.
     """
 
     def __init__(self, symbols: Sequence[str], latency_ms: float, jitter_ms: float) -> None:
@@ -94,7 +94,7 @@ class PreparedExchange(Exchange):
         known_s, texts = self._closed.get((symbol, step_s), (newest_s - WHOLE * step_s, []))
         if known_s < newest_s:
             opens = range(known_s + step_s, newest_s + 1, step_s)
-            row = market.whole_row.__wrapped__  # kept here, so not in a cache there, too
+            row = market.whole_row.__wrapped__  # bypasses the cache: the rows are kept here
             texts = (texts + [_json(row(symbol, step_s, open_s)) for open_s in opens])[-WHOLE:]
             self._closed[symbol, step_s] = newest_s, texts
         return texts

@@ -1,8 +1,8 @@
-"""A reader: how old is the news that a candle has closed when it can be read in Redis?
+"""A reader that measures how long after the close of a candle Redis has it.
 
-`python -m bench.freshness REDIS_URL SYMBOLS` hears each publish of a 1m timeframe, reads all its
-series, and prints a line for each candle that had closed since: prefix and delay in seconds. What
-a program brings with its first publish is not counted, because it may have closed long before.
+`python -m bench.freshness REDIS_URL SYMBOLS` receives each publish of a 1m timeframe, reads all its
+series, and prints a line for each candle that has closed since: prefix and delay in seconds. The
+first publish of a program is not counted, because its candles may have closed long before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From what a window of minutes had to what an hour has."""
+"""Extrapolates the counts of a window of minutes to an hour."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def kinds_between(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Ki
 
 
 def refreshes_seen(kinds: Mapping[str, Kind], symbols: int = SYMBOLS) -> Counter[str]:
-    """How many refreshes of each timeframe the requests for candles belong to."""
+    """The number of refreshes of each timeframe, derived from the requests for candles."""
     candles: Counter[str] = Counter()
     for name, kind in kinds.items():
         if name.startswith("klines "):
@@ -52,8 +52,8 @@ def an_hour(
 ) -> tuple[float, float]:
     """Requests and bytes in an hour, from those of a window and the `refreshes_an_hour`.
 
-    Each refresh of a timeframe costs what it cost in the window; tickers come with that which
-    refreshes most often. A window need not be a multiple of all intervals for that.
+    A refresh of a timeframe costs what it cost in the window; tickers belong to the timeframe that
+    refreshes most often. So the window need not be a multiple of all intervals.
     """
     seen = refreshes_seen(kinds, symbols)
     often = max(hourly, key=lambda name: hourly[name])
@@ -66,10 +66,10 @@ def an_hour(
 
 
 def hourly_extras(first: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> tuple[float, float]:
-    """What the service asks once an hour and no window of minutes has: requests and bytes.
+    """Requests and bytes that the service needs once an hour, which no window of minutes shows.
 
-    Each series is read whole in place of its newest candles, and the symbols are listed. `first`
-    is what came before the window: the first fill, which read the same.
+    It reads each series whole instead of its newest candles, and lists the symbols. `first` has the
+    requests before the window: the first fill, which read the same.
     """
     requests = sent = 0.0
     for name, kind in first.items():
@@ -84,7 +84,7 @@ def hourly_extras(first: Mapping[str, Kind], kinds: Mapping[str, Kind]) -> tuple
 
 
 def refresh_lines(log: str) -> Iterator[tuple[float, dict[str, str]]]:
-    """Of a log of the service the lines of refreshes and skipped ticks, with epoch seconds."""
+    """The lines of refreshes and skipped ticks in a log of the service, with epoch seconds."""
     for line in log.splitlines():
         said = dict(part.partition("=")[::2] for part in line.split())
         if said.get("event") in ("refresh", "ticks_skipped"):

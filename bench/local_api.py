@@ -1,8 +1,8 @@
-"""How fast the service answers klines?limit=500 as the exchange would; and the clients that ask.
+"""Measures how fast the service answers klines?limit=500 in place of the exchange.
 
-As a program, `python -m bench.local_api PORT CLIENTS RATE SECONDS`, it is those clients: kept
-connections in one thread, RATE requests a second over all of them (0: each as soon as it is
-answered), and prints as JSON what `load` returns.
+As a program, `python -m bench.local_api PORT CLIENTS RATE SECONDS`, it is the clients: keep-alive
+connections in one thread that send RATE requests a second in total (0: each sends again as soon as
+it is answered). It prints the result of `load` as JSON.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from demo import market
 
 CLIENTS = 50
 RATE = 1500  # a second: the project's own bar
-PACED_S, FREE_S = 35, 8  # of the first, so that it has a refresh
+PACED_S, FREE_S = 35, 8  # the first is long enough to contain a refresh
 
 
 class Client:
-    """One kept connection; a request at a time."""
+    """One keep-alive connection; one request at a time."""
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port))
@@ -41,7 +41,7 @@ class Client:
         self.socket.sendall(head.encode())
 
     def took_s(self, buffer: bytearray) -> float | None:
-        """From when the request was due to the last byte of its answer; None if more is to come."""
+        """Seconds from when the request was due to the last byte; None if more is to come."""
         received = self.socket.recv_into(buffer)
         if not received:
             raise ConnectionError("the service closed a connection")
@@ -59,7 +59,7 @@ class Client:
 
 
 def load(port: int, clients: int, rate: float, seconds: float) -> dict[str, float]:
-    """Answers a second, and ms that an answer took."""
+    """Send requests; returns answers per second, and percentiles of their times in ms."""
     selector = selectors.DefaultSelector()
     idle = deque(Client(port) for _ in range(clients))
     for client in idle:
@@ -84,8 +84,8 @@ def load(port: int, clients: int, rate: float, seconds: float) -> dict[str, floa
 
 
 def measure(stage: Stage) -> dict[str, Any]:
-    """What `load` says of RATE requests a second ("paced") and of as many as there can be ("free"),
-    beside a service that refreshes with its defaults; and its refreshes meanwhile, in ms."""
+    """The results of `load` at RATE requests a second ("paced") and at full speed ("free"), while
+    the service refreshes with its defaults; and the durations of these refreshes in ms."""
     stage.client.flushall()
     said_before = len(stage.log.read_text()) if stage.log.exists() else 0
     port = free_port()

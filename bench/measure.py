@@ -1,4 +1,4 @@
-"""Programs, Redis and the exchange as they are measured: from outside, as processes and bytes."""
+"""Programs, Redis and the exchange, measured from outside as processes and bytes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ import redis
 from embedded_redis import executable
 
 ROOT = Path(__file__).parent.parent
-KEEPING = {"EVAL", "EVALSHA", "EXISTS"}  # what the service asks once a second, whatever it fetches
+KEEPING = {"EVAL", "EVALSHA", "EXISTS"}  # sent by the service once a second, besides refreshes
 GREETING = {"HELLO", "CLIENT"}
-KEEPING_BYTES = 4000  # more than that is no look but a refresh
+KEEPING_BYTES = 4000  # anything larger belongs to a refresh
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -45,9 +45,9 @@ def free_port() -> int:
 
 
 class Program:
-    """A subprocess; it ends with the `with` block, and what it says is in the file `log`.
+    """A subprocess that ends with the `with` block; its output goes to the file `log`.
 
-    With `answers`, what it prints is read by `line` instead.
+    With `answers`, `line` reads its standard output instead.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Program:
     ) -> None:
         self.log, self.started_at = log, time.time()
         env = {**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})}
-        # Compiled modules are kept, as Python does by itself: a cold fill is not the first of all.
+        # Keep compiled modules, as Python does by default: a cold fill is not the first run ever.
         env.pop("PYTHONDONTWRITEBYTECODE", None)
         with log.open("ab") as output:
             self.process = subprocess.Popen(
@@ -70,7 +70,7 @@ class Program:
                 text=True,
                 env=env,
                 stdout=subprocess.PIPE if answers else output,
-                start_new_session=True,  # Ctrl-C is for the benchmark, which ends them all
+                start_new_session=True,  # Ctrl-C reaches only the benchmark, which ends all
             )
         self.usage = psutil.Process(self.process.pid)
 
@@ -83,7 +83,7 @@ class Program:
         return text.strip()
 
     def check(self) -> None:
-        """RuntimeError if it has ended."""
+        """Raises RuntimeError if it has ended."""
         if self.process.poll() is not None:
             raise RuntimeError(f"{self.process.args!r} ended:\n{self.log.read_text()[-2000:]}")
 
@@ -113,8 +113,8 @@ class Program:
 
 
 class Counts:
-    """Turns (round trips) and commands that went to Redis for refreshes, not for the looks that the
-    service takes once a second, whatever it fetches, nor for the greeting of a new connection."""
+    """Turns (round trips) and commands that refreshes sent to Redis, without the checks that the
+    service sends once a second, and without the greeting of a new connection."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # each connection has two threads
@@ -134,9 +134,9 @@ class Counts:
 
 
 class _Connection:
-    """One connection through a Proxy, as turns: what the client sends until it waits for answers.
+    """One connection through a Proxy, in turns: all that the client sends until it awaits answers.
 
-    A turn ends with an answer after which none is owed. A transaction is one turn, even if its
+    A turn ends with the answer that leaves none outstanding. A transaction is one turn, even if its
     first answers arrive while the rest of it is still being sent.
     """
 
@@ -187,7 +187,7 @@ class _ProxyHandler(socketserver.BaseRequestHandler):
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Stands before the Redis on port `to` and counts the turns of each connection."""
+    """A proxy to the Redis on port `to` that counts the turns of each connection."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -204,7 +204,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
 
 class Stage:
-    """An exchange and a Redis for one contender alone, so that counts are its own."""
+    """An exchange and a Redis for one contender only, so that all counts are its own."""
 
     def __init__(
         self,
@@ -255,11 +255,11 @@ class Stage:
 
     @cached_property
     def proxy(self) -> Proxy:
-        """Made when it is first needed: its threads take time from what is measured in here."""
+        """Created on first use: its threads take CPU time from measurements in this process."""
         return self._stack.enter_context(Proxy(self._port))
 
     def wait(self) -> None:
-        """Until the exchange is prepared."""
+        """Wait until the exchange is prepared."""
         self._url = self._url or self._exchange.line()
 
     @property
@@ -269,11 +269,11 @@ class Stage:
 
     @property
     def log(self) -> Path:
-        """What its programs say."""
+        """The output of its programs."""
         return self.folder / f"{self.name}.log"
 
     def totals(self) -> dict[str, Any]:
-        """What the exchange has counted; see GET /sim/requests, and `bench.exchange` for kinds."""
+        """The counts of the exchange; see GET /sim/requests, and `bench.exchange` for kinds."""
         with urllib.request.urlopen(f"{self.exchange_url}/sim/requests", timeout=30) as answer:
             totals: dict[str, Any] = json.load(answer)
         return totals
@@ -281,7 +281,7 @@ class Stage:
     def start(
         self, arguments: Sequence[str], environ: Mapping[str, str], *, counted: bool = False
     ) -> Program:
-        """A program of the contender here; with `counted` the proxy sees it talk to Redis."""
+        """Start a program of the contender; if `counted`, it reaches Redis through the proxy."""
         redis_url = self.proxy.url if counted else self.redis_url
         both = {
             "EXCHANGE_URL": self.exchange_url,
@@ -296,13 +296,13 @@ class Publishes:
     """Listens to all updates in the Redis of `stage`: (channel, epoch seconds) as they come."""
 
     def __init__(self, stage: Stage) -> None:
-        client: Any = stage.client  # whose pubsub has no types
+        client: Any = stage.client  # its pubsub has no types
         self._pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
         self._pubsub.psubscribe("*:update:*")
         self._pubsub.get_message(timeout=1)  # the subscription itself
 
     def next(self, within_s: float) -> tuple[str, float] | None:
-        """The next one but those for "all"; None if there is none in time."""
+        """The next publish, except those for "all"; None if there is none in time."""
         give_up_at = time.monotonic() + within_s
         while (left_s := give_up_at - time.monotonic()) > 0:
             message = self._pubsub.get_message(ignore_subscribe_messages=True, timeout=left_s)

@@ -1,4 +1,4 @@
-"""What is measured of the contenders, and when."""
+"""The measurements of the contenders, and their schedule."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from bench.programs import BEFORE, LIMIT, QUICK, SERVICE, SYMBOLS, Contender, Ru
 from demo import market
 from redis_log import LoggedRedis, connect, read_log
 
-STARTED_AT_S = 4.0  # s after a tick: contenders begin apart from the service and from each other
-WINDOW_AFTER_S = 56.0  # until then all have started
-PHASES = 4  # of a poller to the close of a candle: as if started at any moment
-FILLED_AFTER_S = 8.0  # the service and all that QUICK starts are filled by then
+STARTED_AT_S = 4.0  # after a tick, to keep contenders apart from the service and each other
+WINDOW_AFTER_S = 56.0  # by then all have started
+PHASES = 4  # of a poller, relative to the close of a candle, as if started at any moment
+FILLED_AFTER_S = 8.0  # by then the service and all programs of QUICK have done their first fill
 QUICK_WINDOW_S = 30
 LOG_LENGTH, LOG_QUERIES = 10_000, 200
 
@@ -50,7 +50,7 @@ def sleep_until(at: float) -> None:
 
 
 class Steady:
-    """A contender in steady state: `begin` and `end` bound a window, then there are figures."""
+    """A contender in steady state: `figures` are those of the window from `begin` to `end`."""
 
     def __init__(self, contender: Contender, stage: Stage) -> None:
         self.contender, self.stage = contender, stage
@@ -62,7 +62,7 @@ class Steady:
         ]
 
     def filled(self) -> None:
-        """Note what a start and a first fill took; to be called soon after them."""
+        """Note the CPU time of the start and the first fill; to be called soon after them."""
         self._fill_cpu_s = sum(program.cpu_s() for program in self.programs)
 
     def begin(self) -> None:
@@ -88,10 +88,10 @@ class Steady:
         return sum(n for status, n in self._after["statuses"].items() if status != "200")
 
     def figures(self) -> dict[str, float]:
-        """Of an hour, whatever part of the schedule was in the window, and of a refresh."""
+        """Figures of an hour, whatever part of the schedule the window had, and of a refresh."""
         kinds, first = self._kinds, kinds_between({}, self._before)
         hourly, by_name = refreshes_an_hour(self.contender.runs()), refreshes_seen(kinds)
-        if hourly.keys() != by_name.keys():  # an hour would lack what the window lacks
+        if hourly.keys() != by_name.keys():  # the hour would lack this timeframe
             raise RuntimeError(f"{self.contender.title}: in the window only {dict(by_name)}")
         seen = by_name.total()
         requests, sent = an_hour(kinds, hourly)
@@ -100,7 +100,7 @@ class Steady:
         if self.contender == SERVICE:
             more_requests, more_sent = hourly_extras(first, kinds)
             requests, sent, weight = requests + more_requests, sent + more_sent, weight + 10
-            cpu_s += self._fill_cpu_s  # with the start: more than the hourly reading whole
+            cpu_s += self._fill_cpu_s  # includes the start, so more than the hourly read
         return {
             "requests_h": requests,
             "weight_h": weight,
@@ -114,7 +114,8 @@ class Steady:
         }
 
     def growth_figures(self) -> dict[str, Any]:
-        """Of the service with more symbols, from its log: refreshes, their ms, what failed."""
+        """Figures of the service with more symbols, among them from its log the duration of
+        refreshes in ms, and failures."""
         took: dict[str, list[int]] = {}
         failed, failed_at_start, skipped = 0, 0, 0
         for at, said in refresh_lines(self.stage.log.read_text()):
@@ -141,7 +142,7 @@ class Steady:
 
 
 def compressed(run: Run) -> Run:
-    """The same with intervals of a sixth, shorter than the window; the limits still allow it."""
+    """The same run at a sixth of the intervals, shorter than the window but within the limits."""
     schedule = {
         name: (min(every // 6, QUICK_WINDOW_S - 5), ttl)
         for name, (every, ttl) in run.schedule.items()
@@ -153,8 +154,8 @@ def compressed(run: Run) -> Run:
 
 
 def freshness_runs(contender: Contender) -> list[Run]:
-    """Programs with a 1m timeframe. Each poller in several phases to the close of a candle; the
-    service sets its own by the wall clock."""
+    """Programs with a 1m timeframe: each poller in several phases relative to the close of a
+    candle; the service aligns itself with the wall clock."""
     if contender == SERVICE:
         return [Run("market_data.py", {"1m": (30, 120)}, "market")]
     schedules: list[Schedule] = [{"1m": (30, 120)}]
@@ -168,7 +169,7 @@ def freshness_runs(contender: Contender) -> list[Run]:
 
 
 def delays(log: Path) -> list[float]:
-    """What bench.freshness printed, in seconds."""
+    """The delays that bench.freshness printed, in seconds."""
     return [float(found[1]) for found in re.finditer(r"^\w+ ([0-9.]+)$", log.read_text(), re.M)]
 
 
@@ -205,8 +206,8 @@ def _check_filled(runs: Iterable[Run], stage: Stage) -> None:
 
 
 def refresh_times(contender: Contender, stage: Stage, times: int) -> list[float]:
-    """Seconds from the first request of a refresh until its publish arrives; 29 symbols of one
-    timeframe, again and again."""
+    """Seconds from the first request of a refresh until its publish arrives, for several refreshes
+    of 29 symbols in one timeframe."""
     every_s = 4 if contender.module in ("before", "ccxt_sync") else 2
     run = Run(contender.module, {"5m": (every_s, 60)}, contender.runs()[0].prefix, contender.option)
     stage.client.flushall()
@@ -218,7 +219,7 @@ def refresh_times(contender: Contender, stage: Stage, times: int) -> list[float]
 
 
 def spans(asked: Sequence[float], ends: Sequence[float]) -> list[float]:
-    """From the first of `asked` after each end to the next end."""
+    """Seconds from the first of `asked` after each end to the next end."""
     found = []
     for before, end in pairwise(ends):
         first = min((at for at in asked if before < at < end), default=None)
@@ -244,7 +245,7 @@ def log_query_ms(stage: Stage) -> list[float]:
             )
         logged.send(batch)
     took = []
-    gc.freeze()  # as consumers/program.py does, in whose programs such queries are made
+    gc.freeze()  # as consumers/program.py does for the programs that make such queries
     for _ in range(LOG_QUERIES):
         started = time.perf_counter()
         read_log(client, limit=20, type="trade")
@@ -259,7 +260,7 @@ class Together:
     """A window of steady state with the real intervals: all contenders, the freshness of each,
     and the service with more symbols, each with an exchange and a Redis of its own.
 
-    They begin at different moments, so that no refresh waits for that of another one.
+    They start at different moments, so that no refresh waits for one of another program.
     """
 
     def __init__(
@@ -285,8 +286,8 @@ class Together:
             stage.wait()
 
     def measure(self, tick: float, window_s: float) -> dict[str, Any]:
-        """The figures of a window of `window_s`; the first programs are started at `tick`, epoch
-        seconds, a half minute."""
+        """The figures of a window of `window_s`; the first programs start at `tick`, a half minute
+        in epoch seconds."""
         starts = [start for place in range(len(self._contenders)) for start in self._starts(place)]
         for n, own in self._grown.items():
             environ = {"SYMBOLS": ",".join(market.symbols(n)), "REFRESH_OFFSET_MS": "10000"}
@@ -315,7 +316,7 @@ class Together:
         return self._folder / f"delays-{contender.key}.log"
 
     def _starts(self, place: int) -> Iterator[tuple[float, Callable[[], Any]]]:
-        """Of the contender at `place`: how long after the tick to start what."""
+        """For the contender at `place`: (seconds after the tick, function that starts programs)."""
         contender = self._contenders[place]
         own, stage = self._steady[contender.key], self._fresh[contender.key]
         apart_s = 0.0 if contender == SERVICE else STARTED_AT_S + place / 2
@@ -340,7 +341,7 @@ class Together:
 
 
 def quickly(stack: ExitStack, stages: Mapping[str, Stage]) -> dict[str, dict[str, float]]:
-    """Counts alone, from a short window with short intervals; an hour is still one of the real."""
+    """Only counts, from a short window with short intervals; an hour has the real intervals."""
     steady = {c.key: Steady(c, stages[c.key]) for c in QUICK}
     for own in steady.values():
         own.start(stack, [compressed(run) for run in own.contender.runs()])

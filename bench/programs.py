@@ -1,4 +1,4 @@
-"""The contenders, and the programs that each of them is."""
+"""The contenders, and the programs that each consists of."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.measure import Program, Stage
 from demo import market
 
 SYMBOLS = 29
-LIMIT = 500  # candles a series
+LIMIT = 500  # candles per series
 DEFAULTS = {"5m": (30, 120), "1h": (120, 300), "4h": (300, 600)}  # refresh interval, TTL
 SCANNER = {"1h": (30, 120)}  # the two programs of "before"
 DASHBOARD = {"5m": (60, 120), "1h": (60, 120), "4h": (60, 120)}

@@ -1,7 +1,7 @@
-"""Figures, bars and tables from what was measured, and docs/benchmarks.md with its two plots.
+"""Figures, bars and tables from the measurements, and docs/benchmarks.md with its two plots.
 
-`Results` are what `python -m bench` measured, as JSON: "fill" and "refresh" (seconds of each run),
-"fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
+`Results` are the measurements of `python -m bench`, as JSON: "fill" and "refresh" (seconds of each
+run), "fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
 "growth" by number of symbols; "local_api" (see bench.local_api.measure), "log_ms", "machine".
 """
 
@@ -22,13 +22,13 @@ Results = dict[str, Any]
 PAGE = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: written by make bench -->", "<!-- end of figures -->"
 AIOHTTP = ("aiohttp", "aiohttp8")
-PROMISED = 100  # symbols; more of them have no bar
+PROMISED = 100  # symbols; there is no bar for more
 PROMISED_MB, PROMISED_CPU = 90, 15  # peak memory and % of a core with so many symbols
 TITLES = {contender.key: contender.title for contender in CONTENDERS}
 
 
 class Figure(NamedTuple):
-    """A column: its name, its unit, how its numbers are written."""
+    """A column: its name, its unit, the format of its numbers."""
 
     name: str
     unit: str
@@ -51,7 +51,7 @@ FIGURES = {
 
 
 def figures(results: Results, key: str) -> dict[str, float]:
-    """All FIGURES of a contender; of times the medians."""
+    """All FIGURES of a contender; medians for times."""
     steady, fresh = results["steady"][key], results["fresh"].get(key, [])
     found = {name: value for name, value in steady.items() if name in FIGURES}
     found["mb_h"] = steady["bytes_h"] / 1e6
@@ -63,7 +63,7 @@ def figures(results: Results, key: str) -> dict[str, float]:
 
 
 class Bar(NamedTuple):
-    """What is wanted of a figure, and what it is, nan if that was not to be seen."""
+    """The target for a figure, and its measured value, nan if it was not observed."""
 
     what: str
     wanted: float
@@ -88,7 +88,7 @@ def bars(results: Results) -> list[Bar]:
     cpu = min(all_[key]["cpu_h_s"] for key in AIOHTTP if key in all_)
     grown = results["growth"][str(PROMISED)]
     lacking = grown["failed"] + grown["skipped"]
-    if "4h" not in grown["median_ms"]:  # the only refresh of it ended after the window
+    if "4h" not in grown["median_ms"]:  # its only refresh ended after the window
         lacking = lacking or math.nan
     return [
         Bar("cold fill, of the fastest other", 0.8, ours["fill"] / min(o["fill"] for o in others)),
@@ -127,13 +127,13 @@ def bars(results: Results) -> list[Bar]:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of Markdown."""
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def spread(values: Sequence[float], written: str) -> str:
-    """The median, and from the smallest to the largest."""
+    """The median, and the range from the smallest to the largest."""
     low, high = format(min(values), written), format(max(values), written)
     return f"{format(statistics.median(values), written)} ({low} to {high})"
 
@@ -222,7 +222,7 @@ def bars_table(results: Results) -> str:
 
 
 def page_text(results: Results) -> str:
-    """What stands between the markers of docs/benchmarks.md."""
+    """The text between the markers of docs/benchmarks.md."""
     return f"""{BEGIN}
 
 {results["machine"]}

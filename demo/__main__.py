@@ -1,8 +1,8 @@
 """The whole system in one terminal: a simulated exchange, a private Redis, the service, and the
-consumers that live off it.
+consumers.
 
-`python -m demo` (or `make demo`) needs no network and no Redis, touches no other Redis that may
-run here, and leaves nothing behind. Ctrl-C ends it.
+`python -m demo` (or `make demo`) needs no network and no Redis, touches no other Redis on this
+machine, and leaves nothing behind. Ctrl-C ends it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CONSUMERS = {
     "dash": "consumers.dashboard",
 }
 Program = subprocess.Popen[str]
-Signals = queue.SimpleQueue[int]  # that asked for the end; the handlers only queue them
+Signals = queue.SimpleQueue[int]  # END_SIGNALS received; the handlers only queue them
 
 
 def port_near(wanted: int) -> int:
@@ -49,9 +49,9 @@ def say(label: str, text: str) -> None:
 
 
 def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
-    """A program of the project as a subprocess; a thread passes its lines on.
+    """Start a program of the project as a subprocess; a thread prints its output lines.
 
-    It has a session of its own, so a Ctrl-C is for the demo alone, which then ends all in order.
+    It has its own session, so that Ctrl-C reaches only the demo, which then ends all in order.
     """
     process = subprocess.Popen(
         [sys.executable, *arguments],
@@ -73,7 +73,7 @@ def start(label: str, *arguments: str, settings: dict[str, str]) -> Program:
 
 
 def start_all(settings: dict[str, str], programs: dict[str, Program], signals: Signals) -> None:
-    """The service, and once its Redis listens, those that live off it: into `programs`."""
+    """Start the service and, once its Redis listens, the consumers; add them to `programs`."""
     programs["service"] = start("service", "market_data.py", "--embedded-redis", settings=settings)
     while signals.empty() and programs["service"].poll() is None:
         if _listens(_redis_port(settings)):
@@ -113,7 +113,7 @@ def explain(exchange: Exchange, settings: dict[str, str]) -> None:
 
 
 def watch(exchange: Exchange, service: Program, signals: Signals) -> None:
-    """Tell what the exchange was asked, until the service ends or a signal comes."""
+    """Report the requests to the exchange until the service ends or a signal arrives."""
     since = time.time()
     while signals.empty() and service.poll() is None:
         time.sleep(0.1)
@@ -126,7 +126,7 @@ def watch(exchange: Exchange, service: Program, signals: Signals) -> None:
 
 def main() -> int:
     signals: Signals = queue.SimpleQueue()
-    for number in END_SIGNALS:  # SIGINT may be ignored from the start
+    for number in END_SIGNALS:  # SIGINT may have been inherited as ignored
         signal.signal(number, lambda number, _: signals.put(number))
     with Exchange(port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS) as exchange:
         say("exchange", f"simulated Binance.US on {exchange.url}, {LATENCY_MS} ms away")
@@ -151,7 +151,7 @@ def main() -> int:
 
 
 def _end(programs: dict[str, Program]) -> list[str]:
-    """End all that still run, those that live off Redis first. Returns who has failed, and how."""
+    """End the programs that still run, consumers first. Returns a message for each failure."""
     running = [label for label, process in programs.items() if process.poll() is None]
     for process in reversed(programs.values()):
         process.terminate()
@@ -159,7 +159,7 @@ def _end(programs: dict[str, Program]) -> list[str]:
     return [
         f"{label} ended with exit code {code}"
         for label, code in codes.items()
-        # One that is ended while it still starts cannot say how it wants to end.
+        # A program terminated while it starts has no signal handler yet.
         if code and not (label in running and code == -signal.SIGTERM)
     ]
 
@@ -174,6 +174,6 @@ def _wait(process: Program) -> int:
 
 if __name__ == "__main__":
     exit_code = main()
-    for number in END_SIGNALS:  # or Python, as it ends, would let them kill it
+    for number in END_SIGNALS:  # else they could kill Python while it exits
         signal.signal(number, signal.SIG_IGN)
     sys.exit(exit_code)

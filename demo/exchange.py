@@ -1,9 +1,9 @@
-"""A simulated Binance.US on loopback: its public REST API, its limits, and its bad days.
+"""A simulated Binance.US on loopback: its public REST API, its limits and its faults.
 
 Answers, weights, limits and errors follow the public documentation of the exchange (`demo.rules`);
-the candles are those of `demo.market`. What can go wrong (`demo.faults`) is asked for with
-`Exchange.fault`. Other processes do the same under /sim/, a path that the real exchange has not:
-GET /sim/requests, POST /sim/fault, DELETE /sim/fault?kind=. It holds no accounts and no orders.
+the candles come from `demo.market`. `Exchange.fault` injects faults (`demo.faults`); other
+processes do so under /sim/, a path that the real exchange does not have: GET /sim/requests,
+POST /sim/fault, DELETE /sim/fault?kind=. There are no accounts and no orders.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from demo import faults, market, rules
 from demo.faults import Fault, Reply
 from demo.rules import ApiError, Call
 
-LAUNCH_S = 1_569_196_800  # 2019-09-23, before which there are no candles
+LAUNCH_S = 1_569_196_800  # 2019-09-23; there are no candles before it
 KEPT_REQUESTS = 20_000
 
 
 class Request(NamedTuple):
-    """One request as it was answered: `at` in seconds of the exchange's clock, `limit` 0 and
-    `interval` empty where there is none, `status` 0 if no answer was meant to arrive."""
+    """One answered request: `at` in seconds of the exchange's clock; `limit` is 0 and `interval`
+    empty if the request has none; `status` is 0 if a fault withheld the answer."""
 
     at: float
     path: str
@@ -47,11 +47,11 @@ class Request(NamedTuple):
 
 
 class Exchange:
-    """The exchange as a server on loopback, for use in process or as a program of its own.
+    """The exchange as a loopback server, for use in process or as a program of its own.
 
-    `latency_ms` passes before each answer, give or take `jitter_ms`. `clock` gives epoch seconds
-    and rules candles and limits. `listed_at` gives symbols a first moment of trading, epoch
-    seconds. With `port` 0 it takes a free one, and keeps it when it is stopped and started again.
+    Each answer is delayed by `latency_ms`, plus or minus `jitter_ms`. `clock` returns epoch
+    seconds; candles and limits follow it. `listed_at` maps symbols to the start of their trading,
+    in epoch seconds. Port 0 picks a free port and keeps it across `stop` and `start`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Exchange:
         self._clock, self._weight_limit = clock, weight_limit
         self._listed_at = dict(listed_at or {})
         self._server: _Server | None = None
-        # Guards all below: each connection has a thread, and tests change faults meanwhile.
+        # Guards all fields below: each connection has a thread, and tests change faults meanwhile.
         self._lock = threading.Lock()
         self._statuses = dict.fromkeys(symbols, "TRADING")
         self._usages: dict[str, rules.Usage] = {}  # by address
@@ -86,17 +86,17 @@ class Exchange:
             "bytes_sent": 0,
         }
 
-    # life
+    # life cycle
 
     def start(self) -> Self:
-        """Listen; does nothing if it does already."""
+        """Listen; does nothing if it is already listening."""
         if self._server is None:
             self._server = _Server((self._host, self._port), self)
             self._port = self._server.server_address[1]
         return self
 
     def stop(self) -> None:
-        """Close the listening socket and every connection; waits for no request."""
+        """Close the listening socket and every connection, without waiting for requests."""
         server, self._server = self._server, None
         if server is not None:
             server.stop()
@@ -111,7 +111,7 @@ class Exchange:
     def url(self) -> str:
         return f"http://{self._host}:{self._port}"
 
-    # what tests and checkers do
+    # control by tests and checkers
 
     def fault(
         self,
@@ -122,10 +122,10 @@ class Exchange:
         times: int | None = None,
         **detail: Any,
     ) -> int:
-        """Let requests go wrong that are for `symbol` and whose path ends in `path`.
+        """Inject a fault into requests for `symbol` whose path ends in `path` (None: all).
 
-        `times` is how many; without it all until `clear`, but a hold or a ban starts once. The
-        numbers in `detail` are those of the kind. Returns a number that `clear` takes.
+        It applies to `times` requests: by default to all until `clear`, but a hold or a ban starts
+        only once. `detail` holds the parameters of the kind. Returns an id for `clear`.
         """
         if kind not in faults.KINDS:
             raise ValueError(f"fault kind {kind!r} is none of {', '.join(faults.KINDS)}")
@@ -137,9 +137,9 @@ class Exchange:
             return made.id
 
     def clear(self, which: str | int | None = None) -> int:
-        """End the faults of a kind, or that with a number, or all; returns how many.
+        """End the faults of a kind, the fault with an id, or all; returns how many ended.
 
-        Holds and bans that have begun end too, with all or with their kind.
+        Ending a kind or all also ends holds and bans that have begun.
         """
         with self._lock:
             ended = [f for f in self._faults.values() if which in (None, f.kind, f.id)]
@@ -160,8 +160,8 @@ class Exchange:
 
     @property
     def totals(self) -> dict[str, Any]:
-        """Since it was made: requests by path, by status, and by client, which is what it calls
-        itself (User-Agent); their weight, and bytes sent."""
+        """Totals since creation: requests by path, by status, and by client (User-Agent); their
+        weight; and bytes sent."""
         with self._lock:
             return deepcopy(self._totals)
 
@@ -174,7 +174,7 @@ class Exchange:
         start_ms: int | None = None,
         end_ms: int | None = None,
     ) -> market.Rows:
-        """The rows of a klines answer at this moment, as they are without faults."""
+        """The rows of a klines answer at this moment, without faults."""
         step_s, listed_s = market.INTERVALS[interval], self._listed_s(symbol)
         return market.rows(symbol, step_s, limit, start_ms, end_ms, listed_s, self._clock())
 
@@ -184,7 +184,7 @@ class Exchange:
             self._statuses[symbol] = "BREAK"
 
     def list(self, symbol: str) -> None:
-        """Let a symbol, new or known, be traded."""
+        """Start or resume trading of a symbol, new or known."""
         with self._lock:
             self._statuses[symbol] = "TRADING"
 
@@ -198,7 +198,7 @@ class Exchange:
     # one request
 
     def serve(self, method: str, path: str, query: str, address: str) -> tuple[Reply, Fault | None]:
-        """The reply to a request to the API, after the latency, and a fault of the wire."""
+        """Reply to an API request after the latency; also returns the fault of the wire, if any."""
         now = self._clock()
         call = rules.read_call(method, path, query)
         reply, active = self._charge(call, address, now)
@@ -263,7 +263,7 @@ class Exchange:
             statuses = dict(self._statuses)
         if any(symbol not in statuses for symbol in call.symbols):
             raise ApiError(-1121, "Invalid symbol.")
-        if call.symbols:  # in the order of the exchange's own list, whatever the order asked for
+        if call.symbols:  # answered in the exchange's own order, not in that of the request
             statuses = {s: status for s, status in statuses.items() if s in call.symbols}
         match call.path.removeprefix("/api/v3/"):
             case "ping":
@@ -319,10 +319,10 @@ class Exchange:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, and writes what the exchange tells it to."""
+    """One connection: reads requests, and writes the exchange's replies."""
 
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or a body after its head may wait 40 ms for an ACK
+    disable_nagle_algorithm = True  # else a body after its head may wait 40 ms for an ACK
     server: _Server
 
     def answer(self) -> None:
@@ -353,7 +353,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    """Serves in a thread of its own, and knows its connections, so that it can close them."""
+    """Serves in its own thread, and tracks open connections so that `stop` can close them."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -376,7 +376,7 @@ class _Server(ThreadingHTTPServer):
         with self._open_lock:
             connections = list(self._open)
         for connection in connections:
-            # Wakes the thread that reads from or writes to it, which then closes it.
+            # Wakes the thread that is blocked on the socket, which then closes it.
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
@@ -392,7 +392,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that hang up; all else is a defect and is printed."""
+        """Ignore clients that hang up; print any other error, which is a defect."""
         if not isinstance(sys.exception(), OSError):
             super().handle_error(request, client_address)
 

@@ -1,8 +1,8 @@
-"""The bad days of the simulated exchange: the kinds of fault, and what each does to an answer.
+"""The faults of the simulated exchange: their kinds, and what each does to an answer.
 
-A kind acts at one point of a request: the limits, the clock, the candles, the reply or the wire.
-The numbers that it takes are named beside it, with their defaults in the code. Which requests
-it is for is said with `Exchange.fault`.
+Each kind acts at one stage of a request: the limits, the clock, the candles, the reply or the
+wire. The comment beside a kind names its parameters; their defaults are in the code. The
+arguments of `Exchange.fault` say which requests a fault applies to.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from demo.rules import FIRST_BAN_S, Call
 _HANG_UP_CHECK_S = 0.05
 _BLANKS = b" " * 50_000
 
-# The limits: everything is refused with a status for `seconds`, (status, default of `seconds`).
+# Limits: refuse all requests with a status for `seconds`; (status, default of `seconds`).
 REFUSALS = {"hold": (429, 7), "ban": (418, FIRST_BAN_S)}
 CANDLES = ("late", "revised", "gap")
 _ROWS = ("short_rows", "duplicated", "unordered", "future")
-# One field is `value`: (column of the last candle, key of a ticker, default of `value`).
+# Set one field to `value`: (column of the last candle, key of a ticker, default of `value`).
 _FIELDS = {
     "not_json_number": (0, "closeTime", "1700000000000"),
     "nan": (4, "lastPrice", "NaN"),
@@ -42,10 +42,10 @@ _FIELDS = {
 UNANSWERED = ("silent", "reset")
 WIRE = (*UNANSWERED, "short_body", "huge", "drip")
 
-# What happens also to a request that the limits refuse; used_weight says that another program on
-# the address uses `weight` a minute.
+# Kinds that also apply to requests refused by the limits. used_weight: another program on the
+# same address uses `weight` per minute.
 WITHOUT_ANSWER = (*REFUSALS, "used_weight", *WIRE)
-# Lagging answers are those of `seconds` ago; for the rest see `spoil`.
+# lagging: answers are `seconds` old. The other kinds are in `spoil`.
 _ANSWERS = (
     "lagging",
     "status",
@@ -57,7 +57,7 @@ _ANSWERS = (
     "wrong_shape",
 )
 
-# Each kind, and the ends of the paths where it makes sense.
+# Each kind, and the path suffixes that it applies to.
 KINDS: dict[str, str | tuple[str, ...]] = {
     **dict.fromkeys([*WITHOUT_ANSWER, *_ANSWERS], ""),
     **dict.fromkeys([*CANDLES, *_ROWS], "klines"),
@@ -68,9 +68,9 @@ KINDS: dict[str, str | tuple[str, ...]] = {
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the next `times` requests that it matches.
+    """A fault of the next `times` requests that it matches.
 
-    `detail` holds the numbers of its kind; `cleared` is set when it ends.
+    `detail` holds the parameters of its kind; `cleared` is set when it ends.
     """
 
     id: int
@@ -96,7 +96,7 @@ class Fault:
 
 @dataclass
 class Reply:
-    """What is about to be sent: `value` as JSON, unless a fault has set `raw`."""
+    """A reply to send: `value` as JSON, unless a fault has set `raw`."""
 
     status: int
     value: Any
@@ -112,7 +112,7 @@ class Reply:
         return self.raw
 
     def head(self, more: int = 0) -> bytes:
-        """The status line and headers, announcing the body and `more` bytes."""
+        """The status line and headers; Content-Length counts the body and `more` bytes."""
         lines = [f"HTTP/1.1 {self.status} {http.client.responses.get(self.status, 'Unknown')}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         length = len(self.body) + more
@@ -120,33 +120,33 @@ class Reply:
 
 
 def total(faults: Iterable[Fault], kind: str, name: str, default: float) -> float:
-    """The sum of one number of all faults of a kind."""
+    """The sum of the parameter `name` over all faults of a kind."""
     return sum(fault.number(name, default) for fault in faults if fault.kind == kind)
 
 
 def as_seen(
     faults: Iterable[Fault], symbol: str, step_s: int, now: float, open_s: int, candle: Candle
 ) -> Candle | None:
-    """What is answered for the `candle` that opens at `open_s`, None if there is none."""
+    """The `candle` that opens at `open_s` as `faults` change it; None if they remove it."""
     close_s = open_s + step_s
     age_s = now - close_s
     for fault in faults:
         match fault.kind:
-            # for `seconds` after its close its last twentieth is missing
+            # for `seconds` after its close, a candle lacks the trades of its last twentieth
             case "late" if 0 <= age_s < fault.number("seconds", 3):
                 candle = market.candle(symbol, open_s, close_s - max(step_s // 20, 1))
-            # the last `candles` to close did so at a new high, higher by the share `by`
+            # the last `candles` closed ones are revised to a new high, up by the share `by`
             case "revised" if 0 <= age_s < step_s * fault.number("candles", 2):
                 high = candle.high + max(int(candle.high * fault.number("by", 0.001)), 1)
                 candle = candle._replace(high=high, close=high)
-            # none opened from `start` up to `end`, epoch seconds
+            # no candle opened in [start, end), epoch seconds
             case "gap" if fault.number("start", 0) <= open_s < fault.number("end", math.inf):
                 return None
     return candle
 
 
 def spoil(reply: Reply, fault: Fault) -> None:
-    """Change an answer without errors into what a fault of the reply makes of it."""
+    """Apply a fault of the reply to a successful answer."""
     if fault.kind in (*_ROWS, *_FIELDS) and not _has_fields(reply.value):
         return
     match fault.kind:
@@ -176,7 +176,7 @@ def spoil(reply: Reply, fault: Fault) -> None:
             reply.value = [*reply.value, *reply.value[-1:]]
         case "unordered":
             reply.value = reply.value[::-1]
-        case "future":  # all rows are moved on by `seconds`
+        case "future":  # all rows are moved `seconds` into the future
             for fields in reply.value:
                 for column in (0, 6):
                     if isinstance(fields[column], int):
@@ -186,7 +186,7 @@ def spoil(reply: Reply, fault: Fault) -> None:
 
 
 def _has_fields(value: Any) -> bool:
-    """False once another fault has left no rows and no tickers."""
+    """False if another fault has already replaced the rows or tickers."""
     entries = value if isinstance(value, list) else [value]
     return all(
         "symbol" in entry if isinstance(entry, dict) else isinstance(entry, list) and len(entry) > 6
@@ -207,14 +207,14 @@ def _spoil_field(value: Any, fault: Fault) -> None:
 
 
 def sent(reply: Reply, fault: Fault, connection: socket.socket) -> Iterator[bytes]:
-    """The bytes that a fault of the wire sends instead of `reply`, before the connection ends."""
+    """The bytes that a fault of the wire sends instead of `reply` before the connection closes."""
     match fault.kind:
-        case "silent":  # not a byte until it is cleared, or the client or the exchange hangs up
+        case "silent":  # sends nothing until the fault is cleared or either side hangs up
             while not _over(fault, connection, _HANG_UP_CHECK_S):
                 pass
         case "reset":
-            # To linger for 0 s makes close send RST. Detached, because the request's reader
-            # shares the socket and puts off its close until after a FIN.
+            # SO_LINGER with 0 s makes close() send RST. Detach first: the request's reader shares
+            # the socket and would delay its close until after a FIN.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             os.close(connection.detach())
         case "short_body":
@@ -225,7 +225,7 @@ def sent(reply: Reply, fault: Fault, connection: socket.socket) -> Iterator[byte
             for _ in range(size // len(_BLANKS)):
                 yield _BLANKS
             yield reply.body
-        case "drip":  # a byte each `seconds`, from the first or, with where="body", of the body
+        case "drip":  # one byte every `seconds`; with where="body", only the body is slow
             slowly = reply.head() + reply.body
             if fault.detail.get("where") == "body":
                 yield reply.head()
@@ -237,7 +237,7 @@ def sent(reply: Reply, fault: Fault, connection: socket.socket) -> Iterator[byte
 
 
 def _over(fault: Fault, connection: socket.socket, wait_s: float) -> bool:
-    """Wait; True once the fault is cleared, or the client or `Exchange.stop` has hung up."""
+    """Wait; True if the fault is cleared, or the client or `Exchange.stop` has hung up."""
     if fault.cleared.wait(wait_s):
         return True
     try:

@@ -1,9 +1,9 @@
-"""The candles of a made-up market: pure arithmetic, no I/O, no clock, no state but caches.
+"""The candles of a made-up market: pure arithmetic without I/O, clock, or state except caches.
 
-The same symbol and time give the same candle in every process. It works from the top down: a day
-follows from a formula, and a block is cut into the smaller blocks below it, so that a candle costs
-the same whether it is an hour or years old, and all timeframes agree to the last digit. Prices
-count ticks and volumes count lots, whole numbers both, so that sums are exact.
+The same symbol and time give the same candle in every process. Candles are generated top-down: a
+formula gives each day, and each block is cut into smaller blocks. So a candle costs the same
+whether it is an hour or years old, and all timeframes agree to the last digit. Prices are whole
+numbers of ticks and volumes whole numbers of lots, so that sums are exact.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from struct import unpack
 from typing import Any, NamedTuple
 
-# The intervals that divide a day, in seconds, so that every open time is a multiple of its own.
+# Only intervals that divide a day, in seconds, so that open times are multiples of the interval.
 INTERVALS = {
     "1m": 60,
     "3m": 180,
@@ -32,7 +32,7 @@ INTERVALS = {
     "1d": 86400,
 }
 
-# What a coin costs on average, in US dollars: near enough to real for a chart to look right.
+# Mean prices in US dollars, close enough to the real ones for charts to look right.
 PRICES = {
     "BTC": 64000.0,
     "ETH": 3100.0,
@@ -69,22 +69,22 @@ DEFAULT_SYMBOLS = tuple(f"{coin}USDT" for coin in PRICES)
 DAY_S = 86400
 UNITS = 10**8  # the exchange writes every price and quantity with eight decimals
 
-# A block is cut into blocks of the next size: 1d, 4h, 1h, 5m, 1m, 10s, 1s.
+# Each block is cut into blocks of the next size: 1d, 4h, 1h, 5m, 1m, 10s, 1s.
 _SIZES = (DAY_S, 14400, 3600, 300, 60, 10, 1)
 _LEVELS = {size: level for level, size in enumerate(_SIZES)}
 
-# (share of the price, period in days) of the waves that daily closes ride on.
+# The sine waves that daily closes follow: (amplitude as a share of the price, period in days).
 _WAVES = ((0.25, 137.0), (0.10, 29.0), (0.04, 7.3))
 _DAILY_NOISE = 0.02
 _CACHED_CUTS = 16384  # about 2 kB each; 29 symbols at 5m, 1h and 4h need about 9000
 _CACHED_ROWS = 16384  # about 1 kB each; 29 symbols have 14500 rows of one interval
 
 
-Rows = list[list[Any]]  # the answer of klines
+Rows = list[list[Any]]  # a klines answer
 
 
 class Candle(NamedTuple):
-    """Prices in ticks, `volume` in lots, all whole; see `listing` for what a tick and a lot are."""
+    """Prices in ticks and `volume` in lots, all whole numbers; `Listing` defines both units."""
 
     open: int
     high: int
@@ -95,7 +95,7 @@ class Candle(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What is fixed about a symbol; a tick is 10**-price_decimals, a lot 10**-lot_decimals."""
+    """The constants of a symbol; a tick is 10**-price_decimals, a lot 10**-lot_decimals."""
 
     symbol: str
     base: str
@@ -116,12 +116,13 @@ def symbols(count: int) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1024)
 def listing(symbol: str) -> Listing:
-    """The facts about `symbol`, made up where it is not a known coin."""
+    """The listing of `symbol`, made up unless PRICES has the coin."""
     quote = next((q for q in ("USDT", "USDC", "USD") if symbol.endswith(q) and symbol != q), "USDT")
     base = symbol.removesuffix(quote)
     price_u, volume_u, trades_u, *phases = _units(f"listing {symbol}", 3 + len(_WAVES))
     price = PRICES.get(base, 10 ** (5 * price_u - 2))
-    # Six digits of price and some cents a lot, as far as eight decimals of a product allow.
+    # Six significant digits of price, and lots worth a few cents, as far as the eight decimals of
+    # their product allow.
     price_decimals = min(max(5 - math.floor(math.log10(price)), 2), 8)
     lot_decimals = min(max(math.ceil(math.log10(price)) + 1, 0), 8 - price_decimals)
     return Listing(
@@ -138,9 +139,9 @@ def listing(symbol: str) -> Listing:
 
 
 def candle(symbol: str, start_s: int, end_s: int) -> Candle:
-    """All that happens from `start_s` up to but not including `end_s`, epoch seconds.
+    """The candle of all trades in [start_s, end_s), epoch seconds.
 
-    An empty range is a flat candle without volume at the price of its start.
+    An empty range gives a flat candle without volume at the price of `start_s`.
     """
     if end_s <= start_s:
         price = candle(symbol, start_s, start_s + 1).open
@@ -149,9 +150,9 @@ def candle(symbol: str, start_s: int, end_s: int) -> Candle:
 
 
 def whole_candle(symbol: str, step_s: int, open_s: int) -> Candle:
-    """The finished candle of `step_s`, one of INTERVALS, that opens at its multiple `open_s`.
+    """The closed candle of `step_s`, one of INTERVALS, that opens at its multiple `open_s`.
 
-    The same as `candle(symbol, open_s, open_s + step_s)`, in less time.
+    Equals `candle(symbol, open_s, open_s + step_s)`, but is faster.
     """
     level = _LEVELS.get(step_s)
     if level is not None:
@@ -162,7 +163,7 @@ def whole_candle(symbol: str, step_s: int, open_s: int) -> Candle:
 
 
 def fixed(value: int, decimals: int) -> str:
-    """`value` units of 10**-decimals as the exchange writes it, with eight decimals."""
+    """`value` units of 10**-decimals as the exchange writes them, with eight decimals."""
     whole, part = divmod(abs(value) * 10 ** (8 - decimals), UNITS)
     return f"{'-' if value < 0 else ''}{whole}.{part:08d}"
 
@@ -170,7 +171,7 @@ def fixed(value: int, decimals: int) -> str:
 def row(symbol: str, step_s: int, open_s: int, bar: Candle) -> tuple[Any, ...]:
     """`bar` as the twelve fields of a klines answer: int times in ms, decimal strings, int trades.
 
-    The shares bought by takers are made up from the open time; the last field means nothing.
+    The taker-buy volumes are made up from the open time; the last field is unused.
     """
     facts = listing(symbol)
     price, lot = facts.price_decimals, facts.lot_decimals
@@ -194,7 +195,7 @@ def row(symbol: str, step_s: int, open_s: int, bar: Candle) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=_CACHED_ROWS)
 def whole_row(symbol: str, step_s: int, open_s: int) -> tuple[Any, ...]:
-    """`row` of a finished candle; to write one takes longer than to work it out."""
+    """`row` of a closed candle, cached because formatting costs more than the candle itself."""
     return row(symbol, step_s, open_s, whole_candle(symbol, step_s, open_s))
 
 
@@ -210,8 +211,9 @@ def rows(
 ) -> Rows:
     """The rows of a klines answer at `now`, for a symbol traded since `listed_s`.
 
-    The candles open in [start_ms, end_ms]: the first ones if there is a start, else the last; both
-    ends are open-ended if None. `change(open_s, candle)` says what takes a candle's place, if any.
+    The candles open in [start_ms, end_ms], where None is no bound: the first `limit` of them if
+    there is a start, else the last. `change(open_s, candle)` returns the candle to answer with
+    instead, or None to leave it out.
     """
     first = listed_s // step_s * step_s
     if start_ms is not None:
@@ -225,7 +227,7 @@ def rows(
         if listed_s <= open_s and open_s + step_s <= int(now) and not change:
             found.append([*whole_row(symbol, step_s, open_s)])
             continue
-        # As far as it has come: what was over by the last full second.
+        # The candle so far, up to the last full second.
         bar = candle(symbol, max(open_s, listed_s), min(open_s + step_s, int(now)))
         changed = change(open_s, bar) if change else bar
         if changed:
@@ -281,7 +283,7 @@ def ticker(symbol: str, day: Candle, close_ms: int) -> dict[str, Any]:
     }
 
 
-# --- how blocks are made ---
+# --- generating blocks ---
 
 
 def _units(key: str, count: int) -> list[float]:
@@ -290,15 +292,15 @@ def _units(key: str, count: int) -> list[float]:
 
 
 def _paid(bar: Candle) -> int:
-    """What the volume of `bar` cost at the mean of its four prices, in ticks times lots.
+    """The quote volume of `bar` at the mean of its four prices, in ticks times lots.
 
-    The only figure that does not add up across timeframes, because prices are made before trades.
+    The only figure that does not add up across timeframes: prices are generated before trades.
     """
     return bar.volume * (bar.open + bar.high + bar.low + bar.close) // 4
 
 
 def _merge(blocks: list[Candle]) -> Candle:
-    """The one candle that adjoining blocks make."""
+    """Merge adjacent blocks into one candle."""
     if len(blocks) == 1:
         return blocks[0]
     opens, highs, lows, closes, volumes, trades = zip(*blocks, strict=True)
@@ -315,7 +317,7 @@ def _blocks(symbol: str, start_s: int, end_s: int) -> Iterator[Candle]:
 
 
 def _block(symbol: str, level: int, start_s: int) -> Candle:
-    """The block of `_SIZES[level]` seconds that begins at `start_s`."""
+    """The block of `_SIZES[level]` seconds that starts at `start_s`."""
     if level == 0:
         return _day(symbol, start_s // DAY_S)
     offset_s = start_s % _SIZES[level - 1]
@@ -333,7 +335,7 @@ def _daily_close(facts: Listing, day: int, noise: float) -> int:
 
 @lru_cache(maxsize=_CACHED_CUTS)
 def _day(symbol: str, day: int) -> Candle:
-    """A whole day; it opens where the day before closed."""
+    """The candle of a whole day; it opens at the close of the day before."""
     facts = listing(symbol)
     noise, above, below, volume, trades = _units(f"day {symbol} {day}", 5)
     noise_before = _units(f"day {symbol} {day - 1}", 1)[0]
@@ -350,15 +352,15 @@ def _day(symbol: str, day: int) -> Candle:
 
 @lru_cache(maxsize=_CACHED_CUTS)
 def _cut(symbol: str, level: int, start_s: int) -> tuple[Candle, ...]:
-    """The blocks of the next size that the block of `_SIZES[level]` seconds consists of.
+    """Cut the block of `_SIZES[level]` seconds into blocks of the next size.
 
-    They go from its open to its close without leaving [low, high]; one of them touches the high
-    and one the low; volumes and trades add up to its own.
+    They go from its open to its close within [low, high]; one of them touches the high and one
+    the low; their volumes and trades add up to those of the block.
     """
     whole = _block(symbol, level, start_s)
     count = _SIZES[level] // _SIZES[level + 1]
     digest = shake_128(f"{level} {symbol} {start_s}".encode()).digest(10 * count)
-    noise = unpack(f"<{5 * count}H", digest)  # five numbers below 2**16 a block
+    noise = unpack(f"<{5 * count}H", digest)  # five 16-bit numbers per block
     points = _path(whole, noise[:count])
     wick = (whole.high - whole.low) / (1.5 * math.sqrt(count)) / 2**16
     highs = [
@@ -389,7 +391,7 @@ def _path(whole: Candle, noise: tuple[int, ...]) -> list[int]:
 
 
 def _shares(total: int, noise: tuple[int, ...]) -> list[int]:
-    """`total` in whole shares that add up to it, the largest about five times the smallest."""
+    """Split `total` into whole random shares, the largest about five times the smallest."""
     bounds = list(accumulate((n + 2**14 for n in noise), initial=0))
     cuts = [total * bound // bounds[-1] for bound in bounds]
     return [b - a for a, b in pairwise(cuts)]

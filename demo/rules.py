@@ -1,7 +1,7 @@
-"""The rules of the simulated exchange: parameters, weights, limits, and what exchangeInfo says.
+"""The rules of the simulated exchange: parameters, weights, limits, and the exchangeInfo answer.
 
-They follow the public documentation of the real one. Knows nothing of candles or of faults, and
-reads no clock.
+They follow the public documentation of the real exchange. This module knows nothing about candles
+or faults, and reads no clock.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from urllib.parse import parse_qsl
 
 from demo import market
 
-WEIGHT_LIMIT = 1200  # a minute of the exchange's clock, for each IP address
+WEIGHT_LIMIT = 1200  # per minute of the exchange's clock and IP address
 RAW_LIMIT, RAW_WINDOW_S = 5000, 300
-REFUSALS_TO_BAN = 40  # more than a client with 32 workers has on their way when it is first told
-FIRST_BAN_S, LONGEST_BAN_S = 120, 3 * 86400  # doubling in between
-DEFAULT_LIMIT, MAX_LIMIT = 500, 1000  # candles an answer
+REFUSALS_TO_BAN = 40  # more than a client with 32 workers has in flight at its first refusal
+FIRST_BAN_S, LONGEST_BAN_S = 120, 3 * 86400  # each ban is twice as long as the one before
+DEFAULT_LIMIT, MAX_LIMIT = 500, 1000  # candles per answer
 
 
 class ApiError(Exception):
-    """An error that the API answers with."""
+    """An error answer of the API."""
 
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.code, self.status = code, status
 
 
-# --- what a call may say ---
+# --- parsing calls ---
 
 
 @dataclass
 class Call:
-    """A request to the API; if it has an `error`, only its `path` can be relied on."""
+    """A request to the API; if it has an `error`, only its `path` is valid."""
 
     path: str
     params: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ class Call:
 
     @property
     def limit(self) -> int:
-        """Candles to answer with, or 0 if this is no call for candles."""
+        """The number of candles to answer with; 0 if the call is not for candles."""
         if not self.path.endswith("klines"):
             return 0
         return min(int(self.params.get("limit", DEFAULT_LIMIT)), MAX_LIMIT)
@@ -74,7 +74,7 @@ _LEGAL = {
 
 
 def read_call(method: str, path: str, query: str) -> Call:
-    """The call that a request makes, with the error if the exchange would not accept it."""
+    """Parse a request; the call has an `error` if the exchange would reject it."""
     try:
         params = _read_params(method, path, query)
         _check_values(path, params)
@@ -129,7 +129,7 @@ def _check_values(path: str, params: dict[str, str]) -> None:
 
 
 def _weight(path: str, symbols: int) -> int:
-    """What a call for so many symbols (0 = all) costs."""
+    """The weight of a call for so many symbols (0 = all)."""
     if path.endswith("exchangeInfo"):
         return 10
     if path.endswith("ticker/price"):
@@ -144,7 +144,7 @@ def _weight(path: str, symbols: int) -> int:
 
 @dataclass
 class Usage:
-    """What one IP address has spent, and until when it is refused."""
+    """The weight and requests that one IP address has used, and until when it is refused."""
 
     minute: int = -1
     weight: int = 0
@@ -152,11 +152,11 @@ class Usage:
     raw_requests: int = 0
     refused_until: float = 0.0
     refused_with: int = 0  # 429, 418 or 0
-    ignored: int = 0  # requests in spite of a 429
+    ignored: int = 0  # requests sent despite a 429
     bans: int = 0
 
     def charge(self, weight: int, budget: int, now: float) -> None:
-        """Count one request at `now`; afterwards `refused_with` says whether it is answered."""
+        """Count a request at `now`; afterwards `refused_with` says whether to answer it."""
         minute, raw_window = int(now // 60), int(now // RAW_WINDOW_S)
         if minute != self.minute:
             self.minute, self.weight = minute, 0
@@ -180,7 +180,7 @@ class Usage:
         self.refused_with, self.refused_until, self.ignored = status, until, 0
 
     def refusal(self, weight_limit: int) -> str:
-        """What a refused client is told."""
+        """The error message for a refused client."""
         if self.refused_with == 418:
             until_ms = int(self.refused_until * 1000)
             return f"Way too much request weight used; IP banned until {until_ms}."

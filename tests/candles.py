@@ -1,4 +1,4 @@
-"""Candles for tests: the exchange's rows, and what programs read in Redis."""
+"""Candles for tests: as rows of the exchange, and as programs read them from Redis."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows_of(candles: Candles) -> list[list[Any]]:
 
 
 def as_held(rows: Sequence[Sequence[Any]]) -> Series:
-    """As the service holds what it has just read."""
+    """The rows as the service holds them right after fetching them."""
     return Series(written(rows), 0, 0, 0)
 
 
@@ -50,7 +50,7 @@ def walk(count: int, *, start: float = 100.0, seed: int = 1, end_ms: int = 0) ->
 
 
 def from_closes(closes: Iterable[float], volume: float = 1.0) -> list[Candle]:
-    """Hourly candles that open where the one before closed and have no wicks."""
+    """Hourly candles without wicks, each opening at the close of the one before."""
     closes = list(closes)
     opens = [closes[0], *closes]
     return [
@@ -62,7 +62,7 @@ def from_closes(closes: Iterable[float], volume: float = 1.0) -> list[Candle]:
 def put_candles(
     client: Any, symbol: str, timeframe: str, candles: list[Candle], ttl_s: float = 60, age: int = 0
 ) -> None:
-    """As the service writes them, but with open times that end now, or `age` candles ago."""
+    """Write candles as the service does, but with open times that end now, or `age` candles ago."""
     step_ms = timeframe_ms(timeframe)
     newest = (int(time.time() * 1000) // step_ms - age) * step_ms
     rows = [
@@ -78,6 +78,6 @@ def put_price(client: Any, symbol: str, price: float, ttl_s: float = 60) -> None
 
 
 def update(symbols: list[str], failed: Iterable[str] = (), timestamp: int = 1) -> str:
-    """The payload of a publish of the service."""
+    """The payload of a publish by the service."""
     body = {"symbols": symbols, "failed": list(failed), "timestamp": timestamp, "duration_ms": 5}
     return json.dumps(body)

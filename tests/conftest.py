@@ -1,8 +1,7 @@
-"""What all tests share: fixtures, whose classes are in `support`, and how many examples hypothesis
-tries.
+"""Fixtures for all tests, whose classes are in `support`, and the profiles of Hypothesis.
 
-Those of `quick` (`make test`) and `deep` (`make test-all`) are the same in every run, so a failure
-is the change's. `long` looks further, at other examples each time:
+`quick` (`make test`) and `deep` (`make test-all`) try the same examples in every run, so a new
+failure comes from the change under test. `long` searches further, with new examples each time:
 HYPOTHESIS_PROFILE=long .venv/bin/python -m pytest tests/unit/test_properties.py
 """
 
@@ -68,7 +67,7 @@ def start_service(
 
 @pytest.fixture
 def start_consumer(tmp_path: Path, redis_server: RedisServer) -> Iterator[Callable[..., Program]]:
-    """start(name, **environment): a module of consumers on `redis_server`."""
+    """start(name, **environment): a module of `consumers`, run on `redis_server`."""
     started: list[Program] = []
 
     def start(name: str, **environ: str) -> Program:

@@ -1,4 +1,4 @@
-"""What tests start and wait for: a moved clock, a real Redis, programs of the project."""
+"""Test helpers: a fake clock, a real Redis, programs of the project, and waiting for conditions."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from embedded_redis import executable
 from redis_log import Batch, LoggedRedis
 
 ROOT = Path(__file__).parent.parent
-# What programs are started with, besides a test's own settings: nothing of who runs the tests.
+# The environment of every program, besides a test's own settings: nothing else is inherited.
 ENVIRON = {name: os.environ[name] for name in ("PATH", "REDIS_SERVER") if name in os.environ}
 
-# What is promised within some seconds may take so many times as long where other programs keep the
-# machine busy. Whoever waits goes on as soon as it is so, so patience costs nothing.
+# Every deadline is multiplied by this, because other programs may keep the machine busy. It costs
+# nothing: a wait ends as soon as its condition holds.
 PATIENCE = 4
 
 
 def no_api(path: str, query: str) -> tuple[int, bytes]:
-    """For a HealthServer whose /api/ is not what a test is about."""
+    """A stub of /api/ for tests of HealthServer that do not need it."""
     return 404, b"{}"
 
 
 class Clock:
-    """Seconds that pass only when someone waits; `wait` is what RateLimiter takes."""
+    """A fake clock that advances only in `wait`, which RateLimiter takes as an argument."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now
@@ -55,8 +55,8 @@ class Clock:
 def until(
     condition: Callable[[], Any], within_s: float, every_s: float = 0.02, what: str = ""
 ) -> Any:
-    """The first true value of `condition`; the test fails if there is none within `within_s`, or
-    PATIENCE times as long."""
+    """Wait for `condition` and return its first true value; the test fails if there is none within
+    PATIENCE times `within_s`."""
     give_up_at = time.monotonic() + within_s * PATIENCE
     while True:
         if value := condition():
@@ -73,9 +73,9 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A real Redis on a port of its own, that can be killed, paused and started again."""
+    """A real Redis on its own port, which can be killed, paused and started again."""
 
-    # It keeps nothing; tests may move its folder, and fill it.
+    # Nothing is persisted, but tests may change the folder and save there.
     OPTIONS = (
         *("--save", "", "--appendonly", "no"),
         *("--enable-protected-configs", "yes", "--enable-debug-command", "yes"),
@@ -112,7 +112,7 @@ class RedisServer:
 
 
 def lose_an_answer(monkeypatch: pytest.MonkeyPatch, logged: LoggedRedis, type_: str) -> None:
-    """The next transaction of `logged` with an entry of that type is done, but seems to fail."""
+    """Make the next transaction of `logged` with an entry of `type_` succeed but report failure."""
     send = logged.send
 
     def lose(batch: Batch, **fence: Any) -> None:
@@ -142,13 +142,13 @@ class Program:
         return [line for line in self.log.read_text().splitlines() if containing in line]
 
     def stop(self, number: int = signal.SIGTERM, within_s: float = 5) -> int:
-        """Its exit code; the test fails if it does not end within `within_s`, or PATIENCE times
-        as long."""
+        """Send a signal and return the exit code; the test fails if the program does not end within
+        PATIENCE times `within_s`."""
         self.process.send_signal(number)
         return self.process.wait(timeout=within_s * PATIENCE)
 
     def end(self) -> None:
-        """Kill it if it still runs, and print what it said, for a test that failed."""
+        """Kill it if it still runs, and print its output, which pytest shows for a failed test."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -163,7 +163,7 @@ class Service(Program):
         super().__init__(log, ["market_data.py", *arguments], environ)
 
     def health(self) -> tuple[int, dict[str, Any]]:
-        """(0, {}) while nothing listens."""
+        """Status and body of /health; (0, {}) while nothing listens."""
         url = f"http://127.0.0.1:{self.port}/health"
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:
@@ -177,6 +177,6 @@ class Service(Program):
         return self.health()[1].get("status") == status
 
     def wait_for(self, status: str, within_s: float = 20) -> dict[str, Any]:
-        """The body of /health once it says `status`."""
+        """Wait until /health says `status`, and return its body."""
         until(lambda: self.is_status(status), within_s, what=f"status {status}")
         return self.health()[1]

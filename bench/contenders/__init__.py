@@ -72,7 +72,7 @@ def say(error: Exception) -> None:
 
 
 def keep(job: Job, refresh: Callable[[Timeframe], None]) -> None:
-    """Refresh each timeframe at its interval, on one thread, for ever."""
+    """Refresh each timeframe at its interval, on one thread, forever."""
     due = dict.fromkeys(job.timeframes, time.monotonic())
     while True:
         timeframe = min(due, key=lambda each: due[each])
@@ -85,7 +85,7 @@ def keep(job: Job, refresh: Callable[[Timeframe], None]) -> None:
 
 
 async def keep_async(job: Job, refresh: Callable[[Timeframe], Awaitable[None]]) -> None:
-    """Refresh each timeframe at its interval, all at the same time, for ever."""
+    """Refresh each timeframe at its interval, concurrently, forever."""
 
     async def loop(timeframe: Timeframe) -> None:
         due = time.monotonic()
@@ -101,7 +101,7 @@ async def keep_async(job: Job, refresh: Callable[[Timeframe], Awaitable[None]]) 
 
 
 def point_at(exchange: Any, url: str) -> None:
-    """Let a ccxt exchange ask the simulated one."""
+    """Point a ccxt exchange at the simulated one."""
     api = exchange.urls["api"]
     exchange.urls["api"] = {name: f"{url}{urlsplit(old).path}" for name, old in api.items()}
 

@@ -1,4 +1,4 @@
-"""One of the programs that polled by themselves: requests, one call after the other."""
+"""A program that polls the exchange by itself, with requests, one call after the other."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""ccxt as its manual begins: synchronous, with its own rate limiting."""
+"""ccxt as in the first examples of its manual: synchronous, with its own rate limiting."""
 
 import ccxt
 import redis

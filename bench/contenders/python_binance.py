@@ -12,7 +12,7 @@ async def main() -> None:
     job = Job.from_env()
     client = redis.asyncio.from_url(job.redis_url)
     exchange = AsyncClient(tld="us")
-    exchange.API_URL = f"{job.exchange_url}/api"  # it has no setting for an address of one's own
+    exchange.API_URL = f"{job.exchange_url}/api"  # it has no setting for another base URL
 
     async def refresh(timeframe: Timeframe) -> None:
         calls = [

@@ -1,5 +1,5 @@
-"""What the browser tests share: the whole system on free ports, a real Chromium, and a watch on
-what a page does that it should not."""
+"""Fixtures for the browser tests: the whole system on free ports, a real Chromium, and a watch for
+anything that a page does wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ COINS = market.symbols(29)
 YOUNG = "X030USDT"  # a coin that was listed some hours ago
 YOUNG_HOURS = 10
 TIMEFRAMES = {"5m": 3, "1h": 8, "4h": 12}  # seconds from refresh to refresh
-WHOLE_S = 30  # until the service has read all and the consumers have made something of it
+WHOLE_S = 30  # until the service has read everything and the consumers have processed it
 
 CHROMIUM_ARGUMENTS = (
     "--no-sandbox",
@@ -41,10 +41,10 @@ WIDE, PHONE = (1400, 900), (390, 844)
 
 
 class System:
-    """Redis, the simulated exchange, the service, and two consumers, each of which may be ended.
+    """Redis, the simulated exchange, the service, and two consumers; tests may end any of them.
 
-    29 coins have all the history that anyone needs; one more has been listed for ten hours, so
-    that some of its figures cannot be computed.
+    29 coins have full history; one more has been listed for ten hours, so that some of its figures
+    cannot be computed.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -99,7 +99,7 @@ class System:
             return False
 
     def is_whole(self) -> bool:
-        """Whether there is a score and every analysis of each coin."""
+        """Whether every coin has a score and all its analyses."""
         rows = self.get("/api/scanner")["symbols"] if self.is_listening() else []
         whole = [row for row in rows if row["price"] and row["scan"] and all(row["ta"].values())]
         return len(whole) == len(COINS) + 1 and all(len(row["ta"]) == 3 for row in whole)
@@ -126,7 +126,7 @@ def running_system(folder: Path) -> Iterator[System]:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    """One for all tests of a module; they leave it as it was."""
+    """One system for all tests of a module, which leave it unchanged."""
     with running_system(tmp_path_factory.mktemp("system")) as running:
         yield running
 
@@ -145,13 +145,13 @@ def chromium() -> Iterator[Browser]:
 
 
 class Watch:
-    """What a page does that it should not, a sentence each."""
+    """Collects what a page does wrong, one sentence each."""
 
     def __init__(self, page: Page, home: str) -> None:
         self._home = urlsplit(home).netloc
-        self.strangers: list[str] = []  # requests to others than the dashboard
+        self.strangers: list[str] = []  # requests to anything but the dashboard
         self.defects: list[str] = []  # wrong whatever the servers do
-        self.losses: list[str] = []  # wrong unless a server was taken away
+        self.losses: list[str] = []  # wrong unless a server was stopped
         page.on("request", self._request)
         page.on("pageerror", lambda error: self.defects.append(f"page error: {error}"))
         page.on("dialog", self._dialog)
@@ -173,7 +173,7 @@ class Watch:
             kind.append(f"console: {message.text} {message.location.get('url', '')}")
 
     def _failure(self, request: Any) -> None:
-        # A page gives up what it no longer wants: candles of another coin, a stream when it goes.
+        # A page aborts requests it no longer needs: another coin's candles, its stream on unload.
         if request.failure != "net::ERR_ABORTED":
             self.losses.append(f"failed: {request.url} {request.failure}")
 
@@ -183,7 +183,7 @@ Scheme = Literal["light", "dark"]
 
 
 class Tabs:
-    """Pages in contexts of their own, watched."""
+    """Watched pages, each in its own browser context."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
@@ -224,8 +224,8 @@ class Tabs:
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[Open]:
-    """open_page(url, size, scheme, with_clock): a page, which must do nothing wrong until the test
-    ends. With a clock, the test may move it."""
+    """open_page(url, size, scheme, with_clock): a page that must do nothing wrong until the test
+    ends. `with_clock` lets the test move the page's clock."""
     tabs = Tabs(chromium)
     yield tabs.open
     problems = tabs.problems()
@@ -235,7 +235,7 @@ def open_page(chromium: Browser) -> Iterator[Open]:
 
 @pytest.fixture
 def open_page_in_outage(chromium: Browser) -> Iterator[Open]:
-    """The same for a test that takes a server away: requests may fail, nothing else may."""
+    """Like `open_page`, for a test that stops a server: requests may fail, nothing else may."""
     tabs = Tabs(chromium)
     yield tabs.open
     problems = tabs.problems(with_losses=False)

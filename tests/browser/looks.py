@@ -9,7 +9,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page
 
-MINUS, DASH = "\u2212", "\u2013"  # before a number, and for one that is missing
+MINUS, DASH = "\u2212", "\u2013"  # the sign of a number; a missing number
 Candle = dict[str, float]
 
 # --- numbers ---
@@ -23,7 +23,7 @@ def to_number(text: str) -> float:
 
 
 def is_price(text: str, value: float) -> bool:
-    """Whether a text says a price, which is shown in five significant digits or more."""
+    """Whether a text shows a price; pages show five or more significant digits."""
     return math.isclose(to_number(text), value, rel_tol=6e-5)
 
 
@@ -40,7 +40,7 @@ _REASON = """([symbol, column]) => document.querySelector(
 
 
 def column_texts(page: Page, column: str) -> dict[str, str | None]:
-    """What a column says by symbol, from top to bottom; None is a value that is missing."""
+    """The texts of a column by symbol, from top to bottom; None for a missing value."""
     return page.evaluate(_COLUMN, column)  # type: ignore[no-any-return]
 
 
@@ -50,7 +50,7 @@ def column_numbers(page: Page, column: str) -> dict[str, float | None]:
 
 
 def reason(page: Page, symbol: str, column: str) -> str | None:
-    """Why a value is missing, as the page says; None if it is there."""
+    """The page's reason for a missing value; None if the value is there."""
     return page.evaluate(_REASON, [symbol, column])  # type: ignore[no-any-return]
 
 
@@ -87,7 +87,7 @@ _CHART = """() => {
 
 
 def chart(page: Page) -> dict[str, Any]:
-    """Its label, how many candles rise and fall, and the candle that is read out."""
+    """The chart's label, its numbers of rising and falling candles, and the candle it reads out."""
     return page.evaluate(_CHART)  # type: ignore[no-any-return]
 
 
@@ -138,7 +138,7 @@ _STEPS = """([selector, pattern, steps]) => new Promise(resolve => {
 
 
 def ticks(page: Page, selector: str, pattern: str, steps: int) -> bool:
-    """Whether the seconds in a text go up one by one, so many `steps` in a row."""
+    """Whether the seconds in a text go up one by one, `steps` times in a row."""
     return page.evaluate(_STEPS, [selector, pattern, steps])  # type: ignore[no-any-return]
 
 
@@ -155,7 +155,7 @@ _TAB_STOP = """() => {
 
 
 def tab_stops(page: Page) -> tuple[list[str], list[str]]:
-    """What the Tab key does not reach, and what it reaches without showing it."""
+    """The elements that Tab does not reach, and those it reaches without a visible focus."""
     count = page.evaluate(f"() => (window.stops = ({_TABBABLE})()).length")
     reached, unseen = set(), []
     for _ in range(count + 5):
@@ -170,7 +170,7 @@ def tab_stops(page: Page) -> tuple[list[str], list[str]]:
 
 
 def nameless(page: Page) -> list[str]:
-    """The roles of what can have the focus and has no name, as the browser tells assistants."""
+    """The roles of focusable elements that have no name in the accessibility tree."""
     session = page.context.new_cdp_session(page)
     nodes = session.send("Accessibility.getFullAXTree")["nodes"]
     focusable = [
@@ -218,5 +218,5 @@ _FAINT = """() => {
 
 
 def faint_texts(page: Page) -> list[str]:
-    """The texts whose contrast to what is behind them is below 4.5 to 1."""
+    """The texts whose contrast with their background is below 4.5 to 1."""
     return page.evaluate(_FAINT)  # type: ignore[no-any-return]

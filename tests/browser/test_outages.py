@@ -1,5 +1,5 @@
-"""The pages while the service, Redis or the dashboard itself does not answer: they say so, show
-nothing stale as fresh, and go on by themselves. The tests share one system; the last one ends it
+"""The pages while the service, Redis or the dashboard itself does not answer: they say so, show no
+stale data as fresh, and recover by themselves. The tests share one system; the last one ends it
 for good."""
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from tests.browser.conftest import COINS, WHOLE_S, Open, System
 from tests.browser.looks import cell, coin, column_texts, header, log_rows, reason, ticks
 from tests.support import PATIENCE, RedisServer, until
 
-NOTICED_S = 15  # the longest until both pages know: a poll, and the time-out of a request
+NOTICED_S = 15  # both pages notice within a poll and the time-out of a request
 PRICE_TTL_S = 60
 
 
 @pytest.fixture(autouse=True)
 def servers_are_back(system: System) -> Iterator[None]:
-    """However a test ends, the next one finds Redis and the dashboard."""
+    """Restart Redis and the dashboard for the next test, however this one ends."""
     yield
     if system.redis.process.poll() is not None:
         system.redis.start()
@@ -62,7 +62,7 @@ def is_dimmed(page: Page, selector: str) -> bool:
 
 
 def goes_on(system: System, scanner: Page, status: Page) -> None:
-    """Wait until both pages show live data again, and have not been loaded anew."""
+    """Wait until both pages show live data again, without having been reloaded."""
     for page in (scanner, status):
         expect(page.locator("#banner")).to_be_hidden(timeout=WHOLE_S * PATIENCE * 1000)
     until(lambda: all(prices(scanner).values()), WHOLE_S)
@@ -153,14 +153,14 @@ class TestDashboard:
 
 class TestService:
     def test_gone(self, scanner: Page, status: Page, system: System) -> None:
-        """A real wait until the prices have expired."""
+        """Waits in real time until the prices expire."""
         coin(scanner, "BTCUSDT").click()
         scanner.locator("#chart-panel").get_by_role("button", name="5m").click()
         expect(scanner.locator("#chart-area svg")).to_be_visible()
         for program in (system.service, system.ta_service):
             assert program.stop() == 0
         self.check_status_page(status)
-        assert all(prices(scanner).values())  # they are fresh for a minute
+        assert all(prices(scanner).values())  # prices stay fresh for a minute
         expect(scanner.locator("#banner")).to_be_hidden()
         assert ticks(scanner, "#data-age", r"^Prices (\d+) s old", 4)
 

@@ -1,4 +1,4 @@
-"""The two pages in a real browser, on the whole system: what they show, and how they are used."""
+"""The two pages in a real browser, on the whole system: what they show, and how they respond."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def row_of(system: System, symbol: str) -> dict[str, Any]:
 
 
 def is_sorted(numbers: dict[str, float | None], descending: bool) -> bool:
-    """Whether values are in order, and those that are missing after all others."""
+    """Whether values are in order, with missing ones after all others."""
     values = list(numbers.values())
     known = [value for value in values if value is not None]
     return values[: len(known)] == sorted(known, reverse=descending)
@@ -165,7 +165,7 @@ class TestTable:
 
     def test_a_refresh_leaves_focus_and_scrolling_alone(self, scanner: OpenScanner) -> None:
         page = scanner(PHONE)
-        header(page, "symbol").get_by_role("button").click()  # an order that stays
+        header(page, "symbol").get_by_role("button").click()  # an order that refreshes keep
         coin(page, "XRPUSDT").focus()
         page.evaluate("window.before = [document.activeElement, scrollY]")
         assert page.evaluate("scrollY") > 100
@@ -297,7 +297,7 @@ class TestFilter:
 class TestChart:
     @staticmethod
     def wait_for(page: Page, system: System, symbol: str, timeframe: str) -> dict[str, Any]:
-        """The chart once it shows these candles and no others, the last one read out."""
+        """Wait until the chart shows exactly these candles and reads out the last one."""
 
         def shown() -> dict[str, Any] | None:
             if not page.locator("#chart-area svg").count():
@@ -501,7 +501,7 @@ class TestCards:
 class TestActivity:
     @staticmethod
     def choose(page: Page, **filters: str) -> None:
-        """Set filters, and wait until only rows that pass them are there."""
+        """Set filters, and wait until only matching rows are shown."""
         for name, value in filters.items():
             page.locator(f"#log-{name}").select_option(value)
         wanted = {name: value for name, value in filters.items() if value}
@@ -641,7 +641,7 @@ class TestActivity:
         fields = ("type", "source", "channel", "payload_size", "timestamp", "summary")
 
         def rows_with_it(reload: bool) -> list[dict[str, str]]:
-            # Each time anew: where all timeframes refresh at once, their entries push it out.
+            # Added each time: when all timeframes refresh at once, their entries push it out.
             system.redis.client.xadd(DEFAULT_KEY, dict.fromkeys(fields, HOSTILE))
             system.redis.client.xadd(DEFAULT_KEY, {"summary": "all else is missing"})
             if reload:
@@ -698,7 +698,7 @@ class TestAccessibility:
         if path == "/":
             coin(page, "BTCUSDT").click()
             expect(page.locator("#chart-area svg")).to_be_visible()
-            header(page, "symbol").get_by_role("button").click()  # an order that stays
+            header(page, "symbol").get_by_role("button").click()  # an order that refreshes keep
         page.evaluate("document.activeElement.blur()")
         missed, unseen = tab_stops(page)
         assert not missed and not unseen

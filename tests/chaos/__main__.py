@@ -30,7 +30,7 @@ def run(seconds: float, seed: int, folder: Path) -> int:
     record, verdicts = Record(), Verdicts()
     names = [timeframe.name for timeframe in SETTINGS.timeframes]
     with ExitStack() as stack:
-        # Answers take a while, so that a second service finds requests of a first on their way.
+        # With latency, requests of one service are in flight when a second one takes over.
         exchange = stack.enter_context(Exchange(SYMBOLS, latency_ms=10, jitter_ms=5))
         server = RedisServer()
         stack.callback(server.kill)
@@ -46,7 +46,10 @@ def run(seconds: float, seed: int, folder: Path) -> int:
             SETTINGS.candle_limit,
             fleet.pids,
         )
-        judge = TransactionJudge(verdicts, names, redis_log.DEFAULT_KEY)
+        log_key = redis_log.DEFAULT_KEY
+        judge = TransactionJudge(
+            verdicts, names, log_key, lambda at: record.was_on("redis full", at)
+        )
         listener = Listener(server.url, judge)
         storm = Storm(seed, seconds, server, exchange, fleet, record, checker)
         for thread in (checker, listener):

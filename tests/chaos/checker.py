@@ -1,8 +1,8 @@
-"""Compares what Redis has with the truth, and keeps a verdict on each promise.
+"""Compares the contents of Redis with the truth, and keeps a verdict on each promise.
 
-The `judge_` functions decide from what they are given; Checker and Listener only look, each in a
-thread and on a connection of its own. The truth is the exchange without faults
-(`Exchange.klines`), and the Record of what was done.
+The `judge_` functions decide from their arguments alone; Checker and Listener only observe, each
+in its own thread and on its own connection. The truth is the exchange without faults
+(`Exchange.klines`) and the Record of the run.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from settings import DEFAULT_LEADER_KEY, Timeframe
 from tests.chaos.record import Asked, Record
 
 LOOK_S = 0.5  # twice a second
-SHOWN = 3  # violations of a promise, the first ones
-# A key expires so long after an answer of that age at most: the service works that instant out
-# while its threads share a busy processor; PTTL and TIME round to a millisecond.
+SHOWN = 3  # the first violations of each promise
+# Tolerance for the expiry of a key: the service computes that instant while its threads share a
+# busy processor, and PTTL and TIME round to a millisecond.
 EXPIRY_SLACK_S = 0.25
-# A request that was on its way when another one was refused could not know of it.
-IN_FLIGHT_S = 1.0  # as long as one may take (REQUEST_TIMEOUT)
-# The clocks of exchange and service are one, but Retry-After is counted by two of its kinds.
+# A request that is in flight when another one is refused cannot know about the refusal.
+IN_FLIGHT_S = 1.0  # the longest a request may take (REQUEST_TIMEOUT)
+# The exchange counts Retry-After by the wall clock, the service by the monotonic clock.
 CLOCK_SLACK_S = 0.1
-MIN_SAMPLES = 24  # of a process that can be judged: in the first quarter it fills its caches
-MEMORY_SLACK_B = 16_000_000  # three of the largest answers, which workers may hold just now
-THREADS_SLACK = 2  # an HTTP answer, a worker that was not needed before
+MIN_SAMPLES = 24  # to judge a process, which fills its caches in the first quarter of its life
+MEMORY_SLACK_B = 16_000_000  # three of the largest answers, which workers may be holding
+THREADS_SLACK = 2  # an HTTP request, and a worker that was not needed before
 
 Truth = Mapping[int, tuple[float, ...]]  # by open time in ms: open, high, low, close, volume
 
 
 class Verdict:
-    """How often a promise was checked, and what broke it. For any thread."""
+    """How often a promise was checked, and its violations. Thread-safe."""
 
     def __init__(self, promise: str) -> None:
         self.promise, self.checks, self.broken = promise, 0, 0
@@ -55,7 +55,7 @@ class Verdict:
         self._lock = threading.Lock()
 
     def check(self, kept: bool, what: str) -> None:
-        """Count a check; `what` says how the promise is broken if it is not `kept`."""
+        """Count a check; `what` describes the violation if the promise is not `kept`."""
         with self._lock:
             self.checks += 1
             self.broken += not kept
@@ -64,7 +64,7 @@ class Verdict:
 
     @property
     def fine(self) -> bool:
-        """A promise that nothing has looked at is not kept."""
+        """A promise that was never checked does not count as kept."""
         return self.checks > 0 and not self.broken
 
 
@@ -87,7 +87,7 @@ class Verdicts:
 
 
 class Seen(NamedTuple):
-    """A key as it was at `now`, epoch seconds of Redis; it expires at `expires_at`."""
+    """A key as read at `now`, in epoch seconds of Redis' clock; it expires at `expires_at`."""
 
     key: str
     value: str
@@ -95,13 +95,13 @@ class Seen(NamedTuple):
     expires_at: float
 
 
-# --- judging what is in Redis ---
+# --- judging the contents of Redis ---
 
 
 def judge_series(
     verdicts: Verdicts, seen: Seen, timeframe: Timeframe, truth: Truth, record: Record, limit: int
 ) -> None:
-    """The candles of one key. `truth` reaches further back than its `limit` candles do."""
+    """Judge the candles of one key. `truth` reaches further back than its `limit` candles."""
     symbol, step_ms = seen.key.split(":")[2], TIMEFRAME_MS[timeframe.name]
     candles = {c.pop("timestamp"): tuple(c.values()) for c in json.loads(seen.value)}
     times = list(candles)
@@ -112,13 +112,13 @@ def judge_series(
         rising and times[-1] <= seen.now * 1000 and all(t % step_ms == 0 for t in times),
         f"{seen.key} at {seen.now:.3f}: {times[-3:]}",
     )
-    # At least when it was asked for, if its key does not outlive its TTL.
+    # The request was sent no earlier than this, unless the key outlives its TTL.
     asked_at = seen.expires_at - timeframe.ttl_s - EXPIRY_SLACK_S
     if any(
         span.concerns(symbol) and asked_at <= span.ended_at and span.begun_at <= seen.now
         for span in record.spans("lagging", "revised")
     ):
-        return  # nobody could tell that answer from a right one
+        return  # the service cannot tell such an answer from a right one
     gaps = [span.detail for span in record.spans("gap") if span.concerns(symbol)]
     final_ms = (asked_at - 2 * timeframe.refresh_s) * 1000
     wrong = {
@@ -143,44 +143,54 @@ def judge_series(
 
 
 def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -> None:
-    """`usable_at` is when the exchange last gave an answer that this key may be made of."""
+    """`usable_at` is when the last answer was requested that this key may be made from."""
     over_s = seen.expires_at - (usable_at + ttl_s)
     verdict.check(
         over_s <= EXPIRY_SLACK_S, f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late"
     )
 
 
-# --- judging what is sent to Redis ---
+# --- judging transactions ---
 
 
 class TransactionJudge:
-    """Judges the transactions of the services, as MONITOR shows them, in their order."""
+    """Judges the transactions of the services in the order in which MONITOR shows them."""
 
-    def __init__(self, verdicts: Verdicts, timeframes: Iterable[str], log_key: str) -> None:
+    def __init__(
+        self,
+        verdicts: Verdicts,
+        timeframes: Iterable[str],
+        log_key: str,
+        is_full: Callable[[float], bool] = lambda _: False,
+    ) -> None:
         self._verdicts, self._timeframes, self._log_key = verdicts, set(timeframes), log_key
+        self._is_full = is_full
         self._open: dict[str, list[list[str]]] = {}  # by client: its transaction so far
         self.missed()
 
     def missed(self) -> None:
-        """Something may not have been seen: what came before is not known any more."""
+        """Commands may have been missed: forget the state from before."""
         self._open.clear()
         self._set: dict[str, set[str]] = defaultdict(set)  # by timeframe: written since published
-        self._since_all: set[str] | None = None  # timeframes that were published; None: unknown
+        self._since_all: set[str] | None = None  # published since the last "all"; None: unknown
 
     def feed(self, line: str) -> None:
-        """One line of MONITOR."""
+        """Take in one line of MONITOR."""
         client = line.partition("]")[0].rpartition(" ")[2]
         words = [re.sub(r"\\(.)", r"\1", word) for word in re.findall(r'"((?:[^"\\]|\\.)*)"', line)]
         name = words[0].upper() if words else ""
         if name == "MULTI":
             self._open[client] = []
         elif name == "EXEC":
-            self.judge(self._open.pop(client, []))
+            self.judge(self._open.pop(client, []), float(line.split()[0]))
         elif client in self._open:
             self._open[client].append(words)
 
-    def judge(self, commands: Sequence[Sequence[str]]) -> None:
-        """One transaction, all of it done."""
+    def judge(self, commands: Sequence[Sequence[str]], at: float = 0.0) -> None:
+        """Judge one transaction that was executed at `at` (epoch seconds).
+
+        A full Redis takes a publish but no log entry: then the publish goes without one.
+        """
         done: Counter[tuple[str, str]] = Counter()
         said: Counter[tuple[str, str]] = Counter()
         published: set[str] = set()
@@ -203,7 +213,8 @@ class TransactionJudge:
                     fields = words[words.index("*") + 1 :]
                     entry = dict(zip(fields[::2], fields[1::2], strict=True))
                     said[entry["type"], entry["channel"]] += entry["type"] != "error"
-        if done or said:
+        log_refused = not said and self._is_full(at) and {type_ for type_, _ in done} == {"publish"}
+        if (done or said) and not log_refused:
             self._verdicts.log.check(
                 done == +said, f"done {dict(done - said)}, said {dict(said - done)}"
             )
@@ -223,13 +234,13 @@ class TransactionJudge:
         self._since_all = set()
 
 
-# --- judging what the exchange was asked ---
+# --- judging requests to the exchange ---
 
 
 def judge_holds(
     verdict: Verdict, asked: Sequence[Asked], woken_at: Callable[[str], list[float]]
 ) -> None:
-    """Who was told to wait has not asked again; who woke up meanwhile may end what it was at."""
+    """A service on hold sends no requests, but one resumed from SIGSTOP may finish the current."""
     for service in {each.service for each in asked}:
         own = [each for each in asked if each.service == service]
         woken = woken_at(service)
@@ -251,7 +262,7 @@ def judge_holds(
 
 
 def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_LIMIT) -> None:
-    """Of all services together, as the exchange counts an address."""
+    """Judge the weight of all services together, as the exchange counts it by address."""
     window: deque[Asked] = deque()
     used = 0
     for each in sorted(asked):
@@ -271,7 +282,7 @@ class Sample(NamedTuple):
 
 
 def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) -> None:
-    """The last quarter of a life against its second one."""
+    """Compare the last quarter of a process's life with the second."""
     if len(samples) < MIN_SAMPLES:
         return
     quarter = len(samples) // 4
@@ -284,11 +295,11 @@ def judge_flatness(verdict: Verdict, service: str, samples: Sequence[Sample]) ->
     )
 
 
-# --- looking ---
+# --- observing ---
 
 
 class Checker(threading.Thread):
-    """Looks at Redis and at the processes twice a second, from `start` until `stop`."""
+    """Checks Redis and the processes twice a second, from `start` until `stop`."""
 
     def __init__(
         self,
@@ -301,7 +312,7 @@ class Checker(threading.Thread):
         limit: int,
         processes: Callable[[], Mapping[str, int]],
     ) -> None:
-        """`processes` gives the pid of each service that runs, by its name."""
+        """`processes` returns the pid of each running service by name."""
         super().__init__(name="checker", daemon=True)
         self._client = redis_log.connect(url)
         self._exchange, self._record, self._verdicts = exchange, record, verdicts
@@ -324,12 +335,12 @@ class Checker(threading.Thread):
         self.join(10)
 
     def judge_lives(self) -> None:
-        """Of the processes, once all have ended."""
+        """Judge the processes, once all have ended."""
         for service, samples in self._samples.items():
             judge_flatness(self._verdicts.flat, service, samples)
 
     def read(self) -> dict[str, Seen]:
-        """All series and prices there are, at one instant; nothing if Redis does not answer."""
+        """Read all series and prices at one instant; empty if Redis does not answer."""
         keys = [Feed(s, t.name).key for s in self._symbols for t in self._timeframes]
         keys += [Feed(symbol, PRICE).key for symbol in self._symbols]
         pipeline: Any = self._client.pipeline(transaction=True)
@@ -362,13 +373,13 @@ class Checker(threading.Thread):
                 judge_expiry(self._verdicts.expiry, found, PRICE_TTL_S, usable_at)
 
     def _truth(self, symbol: str, timeframe: str) -> Truth:
-        # An hour more than is held: a gap lets a series reach further back.
+        # 60 candles more than are held: a series with a gap reaches further back.
         rows = self._exchange.klines(symbol, timeframe, self._limit + 60)
         return {row[0]: tuple(float(text) for text in row[1:6]) for row in rows}
 
     def _sample(self) -> None:
-        """Only who leads: one that stands by has not yet what it needs."""
-        with suppress(redis.RedisError, psutil.Error):  # Redis is away, or it has just ended
+        """Sample only the leader: a standby has not yet allocated what it needs."""
+        with suppress(redis.RedisError, psutil.Error):  # Redis is away, or the process has ended
             leader = str(self._client.get(DEFAULT_LEADER_KEY))
             for service, pid in self._processes().items():
                 if f":{pid}:" in leader:
@@ -377,7 +388,7 @@ class Checker(threading.Thread):
                     self._samples[service].append(sample)
 
     def judge_freshness(self, since: float, within_s: Mapping[str, float]) -> None:
-        """Wait until each series was asked for after `since`, at most so long by timeframe."""
+        """Wait until each series was requested after `since`, at most `within_s` per timeframe."""
         waiting = {(s, t) for s in self._symbols for t in self._timeframes}
         while waiting:
             seen, now = self.read(), time.time()
@@ -395,7 +406,7 @@ class Checker(threading.Thread):
 
 
 class Listener(threading.Thread):
-    """Listens to all that Redis is told (MONITOR), from `start` until `stop`."""
+    """Feeds `judge` all commands that Redis receives (MONITOR), from `start` until `stop`."""
 
     def __init__(self, url: str, judge: TransactionJudge) -> None:
         super().__init__(name="listener", daemon=True)
@@ -411,7 +422,7 @@ class Listener(threading.Thread):
                     while not self._ended.is_set():
                         self._judge.feed(str(monitor.connection.read_response()))
             except redis.RedisError:
-                self._ended.wait(0.05)  # Redis is away, or has nothing to tell
+                self._ended.wait(0.05)  # Redis is away, or received no commands
             except Exception as error:
                 self.error = error
                 return

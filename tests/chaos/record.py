@@ -1,5 +1,5 @@
-"""What was done in a run, written down by those who did it: which faults were on, who asked the
-exchange for what and what it was told. Judges nothing. Instants are epoch seconds."""
+"""The record of a run: which faults were on, and the requests of each service with their answers.
+Judges nothing. Instants are epoch seconds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from demo import faults, rules
 from demo.exchange import Exchange
 from demo.faults import Fault, Reply
 
-# Candles with one of these may not be used, so they make nothing fresh. (`late`, `revised`, `gap`
-# and `lagging` are answers that nobody can tell from right ones; `price_zero` is of prices.)
+# Faults that make candles unusable, so that they refresh nothing. (Answers with `late`, `revised`,
+# `gap` or `lagging` cannot be told from right ones; `price_zero` affects prices only.)
 SPOILING = frozenset(faults.KINDS) - {
     *faults.REFUSALS,
     *faults.CANDLES,
@@ -29,7 +29,7 @@ SPOILING = frozenset(faults.KINDS) - {
 
 @dataclass
 class Span:
-    """A fault of the exchange, of one symbol or (None) of all, and when it was on."""
+    """A fault of the exchange, for one symbol or (None) for all, or a full Redis; and its time."""
 
     kind: str
     symbol: str | None
@@ -42,8 +42,8 @@ class Span:
 
 
 class Asked(NamedTuple):
-    """One request of a `service`, and what it was told. `hold_s` is for how long it was told to
-    ask no more; `usable` whether the answer was one to be believed."""
+    """One request of a `service` and its answer: `hold_s` is the length of the hold that it was
+    told to keep, `usable` whether the service may use the answer."""
 
     at: float
     service: str
@@ -56,7 +56,7 @@ class Asked(NamedTuple):
 
 class Record:
     def __init__(self) -> None:
-        # Guards all below: the storm, the exchange's connections and the checker share it.
+        # Guards all fields below: the storm, the exchange's connections and the checker share them.
         self._lock = threading.Lock()
         self._spans: list[Span] = []
         self._asked: list[Asked] = []
@@ -77,8 +77,12 @@ class Record:
         with self._lock:
             return [span for span in self._spans if span.kind in kinds]
 
+    def was_on(self, kind: str, at: float) -> bool:
+        """Whether a fault of that kind was on at `at` (epoch seconds)."""
+        return any(span.begun_at <= at <= span.ended_at for span in self.spans(kind))
+
     def spoils(self, symbols: tuple[str, ...]) -> bool:
-        """Whether a fault is on that makes the candles of one of `symbols` useless."""
+        """Whether a fault is on that makes the candles of one of `symbols` unusable."""
         with self._lock:
             return any(
                 span.kind in SPOILING
@@ -94,12 +98,12 @@ class Record:
                 self._usable_at[symbol, asked.interval] = asked.at
 
     def asked(self) -> list[Asked]:
-        """In the order of their answers."""
+        """All requests, in the order of their answers."""
         with self._lock:
             return list(self._asked)
 
     def usable_at(self, symbol: str, interval: str) -> float:
-        """When an answer that may be used was last asked for; -inf if there was none."""
+        """When the last usable answer was requested; -inf if there was none."""
         with self._lock:
             return self._usable_at.get((symbol, interval), -math.inf)
 
@@ -108,7 +112,7 @@ class Record:
             return max((a.at + a.hold_s for a in self._asked if a.service == service), default=0.0)
 
     def wake(self, service: str) -> None:
-        """`service` was stopped (SIGSTOP) until now."""
+        """Note that `service` was stopped (SIGSTOP) until now."""
         with self._lock:
             self._woken_at[service].append(time.time())
 
@@ -118,7 +122,7 @@ class Record:
 
 
 class Door(Exchange):
-    """A port of the exchange `behind` it, for one service alone: so it is known who asks."""
+    """A port to the exchange `behind` for one service only, to attribute requests to it."""
 
     def __init__(self, behind: Exchange, record: Record, service: str) -> None:
         super().__init__()
@@ -128,7 +132,7 @@ class Door(Exchange):
         call, at = rules.read_call(method, path, query), time.time()
         spoiled = self._record.spoils(call.symbols)
         reply, wire = self._behind.serve(method, path, query, address)
-        spoiled = spoiled and self._record.spoils(call.symbols)  # and not only for a part of it
+        spoiled = spoiled and self._record.spoils(call.symbols)  # for the whole request
         told = wire is None and reply.status in HOLD_S
         hold_s = float(reply.headers.get("Retry-After", HOLD_S[reply.status])) if told else 0.0
         usable = reply.status == 200 and wire is None and not (call.interval and spoiled)

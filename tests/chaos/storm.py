@@ -1,6 +1,6 @@
-"""What goes wrong, at random from a seed: rounds of faults of the exchange, of Redis and of the
-service at once, each followed by a calm in which all must become fresh again. Judges only what it
-sees itself: exit codes, and what the services log of defects."""
+"""Random faults from a seed: rounds of simultaneous faults of the exchange, of Redis and of the
+service, each followed by a calm in which all data must become fresh again. Judges only what it
+observes itself: exit codes, and defects in the services' logs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ SYMBOLS = (
     "DOTUSDT",
     "LTCUSDT",
 )
-# Short, so that much happens in little time. Eight workers, so that the requests on their way of
-# two services are fewer than what the exchange bans for (REFUSALS_TO_BAN).
+# Short intervals, so that much happens in little time. Eight workers, so that two services have
+# fewer requests in flight than REFUSALS_TO_BAN.
 ENVIRON = {
     "SYMBOLS": ",".join(SYMBOLS),
     "TIMEFRAMES": "1m:2:10,5m:3:15,1h:4:20",
@@ -46,17 +46,17 @@ ENVIRON = {
 }
 SETTINGS = Settings.from_env(ENVIRON)
 
-BEGIN_WITHIN_S = 3.0  # of a round, all of its faults
-LAST_S = (1.0, 5.0)  # a fault
-CALM_S = 3.0  # after all is fresh again, for the checker to look at it
-ROUND_S = 22.0  # at most, usually: no round begins when less is left
-LONG_HOLD_S = 70.0  # what no_retry_after costs: the service then waits a minute
-START_S = 5.0  # until a new process is at work, on a busy machine
-BUSY_S = 4.0  # by which a busy machine may delay a refresh
-EXIT_S = 15.0  # the service takes up to 4 s to end; the rest is the machine's
+BEGIN_WITHIN_S = 3.0  # all faults of a round begin in this time
+LAST_S = (1.0, 5.0)  # the shortest and the longest fault
+CALM_S = 3.0  # after all is fresh again, for the checker to observe it
+ROUND_S = 22.0  # the usual maximum: no round begins with less time left
+LONG_HOLD_S = 70.0  # the cost of no_retry_after: the service then backs off for a minute
+START_S = 5.0  # for a new process to get to work, on a busy machine
+BUSY_S = 4.0  # the most by which a busy machine delays a refresh
+EXIT_S = 15.0  # the service takes up to 4 s to end; the rest allows for a busy machine
 
-# A revision of more than the last candle would be of one that was final; of the rest the defaults
-# are too long for a storm of minutes.
+# `revised` may only change the last candle, because older ones are final; the other defaults are
+# too long for a storm of minutes.
 _DETAILS: dict[str, dict[str, Any]] = {
     "hold": {"seconds": 4},
     "ban": {"seconds": 6},
@@ -67,16 +67,17 @@ _DETAILS: dict[str, dict[str, Any]] = {
     "drip": {"seconds": 0.2},
 }
 _STATUSES = (400, 404, 451, 500, 502, 503)
-# Always on: for so long after its close a candle is not final. Less than two refreshes of any.
+# `late` is always on: a candle is not final until so long after its close. Less than two refreshes
+# of any timeframe.
 LATE_S = 3
 _CARDS = tuple(kind for kind in faults.KINDS if kind != "late")
-_REACH = ("gone", "delisted", "halted")  # what is no fault of its answers
+_REACH = ("gone", "delisted", "halted")  # faults other than those of answers
 _REDIS = ("kill", "pause", "empty", "slow", "full", "evicting")
 _SERVICE = ("kill", "pause", "terminate", "second")
 
 
 class Deck:
-    """Deals each card once in a random order, then again."""
+    """Deals each card once in random order, then reshuffles."""
 
     def __init__(self, rng: random.Random, cards: tuple[str, ...]) -> None:
         self._rng, self._cards = rng, cards
@@ -89,15 +90,15 @@ class Deck:
 
 
 class Fleet:
-    """The services: one that should always run, and at times a second. Each process has a name
-    and a door of the exchange."""
+    """The services: one that should always run, and at times a second. Each process has its own
+    name and its own door to the exchange."""
 
     def __init__(
         self, folder: Path, url: str, exchange: Exchange, record: Record, verdicts: Verdicts
     ) -> None:
         self._folder, self._url, self._exchange = folder, url, exchange
         self._record, self._verdicts = record, verdicts
-        self._running: dict[str, Service] = {}  # by name; replaced, never changed: others look
+        self._running: dict[str, Service] = {}  # by name; replaced, not mutated: others read it
         self._all: list[Service] = []
         self._doors: list[Door] = []
 
@@ -137,7 +138,7 @@ class Fleet:
             self._record.wake(name)
 
     def terminate(self, name: str) -> None:
-        """With SIGTERM, as soon as it has started."""
+        """Send SIGTERM as soon as the service has started, and judge its exit code."""
         service = self._leave(name)
         give_up_at = time.monotonic() + START_S
         while not service.lines("event=start ") and time.monotonic() < give_up_at:
@@ -155,7 +156,7 @@ class Fleet:
         return service
 
     def close_doors(self) -> None:
-        """Nobody reaches the exchange."""
+        """Cut all services off from the exchange."""
         for door in self._doors:
             door.stop()
 
@@ -169,7 +170,7 @@ class Fleet:
             self._verdicts.bugs.check(not bad, f"{service.log.name}: {bad[:1]}")
 
     def end(self) -> None:
-        """Kill what is left."""
+        """Kill the processes that still run."""
         for service in self._all:
             if service.process.poll() is None:
                 service.process.kill()
@@ -177,7 +178,7 @@ class Fleet:
         self.close_doors()
 
 
-Event = tuple[float, Callable[[], None]]  # when, of a round, and what to do
+Event = tuple[float, Callable[[], None]]  # seconds into the round, and what to do then
 
 
 class Storm:
@@ -220,7 +221,7 @@ class Storm:
         if self._left_s() < ROUND_S + LONG_HOLD_S:
             kinds.discard("no_retry_after")
         if kinds & {*faults.REFUSALS, "no_retry_after"}:
-            kinds -= {*faults.WIRE, "gone"}  # who does not hear that it is banned asks on, rightly
+            kinds -= {*faults.WIRE, "gone"}  # a service that cannot see its ban may send on
         for kind in sorted(kinds):
             events += self._of_reach(kind) if kind in _REACH else self._of_exchange(kind)
         events += self._of_redis(self._redis.deal())
@@ -236,8 +237,8 @@ class Storm:
         self._calm(SETTINGS.leader_ttl + 1 + START_S if touched else 0.0)
 
     def _calm(self, more_s: float) -> None:
-        """From here on nothing is wrong: all must be fresh after one refresh, the one under way
-        not counted, and `more_s`."""
+        """From here on no fault is active: all must be fresh after one refresh, not counting the
+        one in progress, plus `more_s`."""
         held_until = max(self._record.held_until(name) for name in self._fleet.names())
         if (held_s := held_until - time.time()) > 0:
             self._say(f"calm, on hold for {held_s:.1f} s")
@@ -256,7 +257,7 @@ class Storm:
         print(f"{time.monotonic() - self._began:6.1f} s  {what}", flush=True)
 
     def _span(self) -> tuple[float, float]:
-        """When of a round something begins and ends."""
+        """A random begin and end of a fault, in seconds into its round."""
         begin = self._rng.uniform(0, BEGIN_WITHIN_S)
         return begin, begin + self._rng.uniform(*LAST_S)
 
@@ -268,7 +269,7 @@ class Storm:
 
         return do
 
-    # what goes wrong
+    # the faults
 
     def _of_exchange(self, kind: str) -> Iterator[Event]:
         begin_at, end_at = self._span()
@@ -283,7 +284,7 @@ class Storm:
 
         on: list[tuple[int, Span]] = []
 
-        def begin() -> None:  # while the record has it, the exchange has it too
+        def begin() -> None:  # the record never has a fault that the exchange lacks
             at = time.time()
             number = self._exchange.fault(kind, symbol=symbol, **detail)
             on.append((number, self._record.begin(kind, symbol, at, **detail)))
@@ -327,7 +328,7 @@ class Storm:
                 yield end_at, server.resume
             case "empty":
                 yield begin_at, self._doing("redis empty", client.flushall)
-            case "slow":  # it runs a tenth of the time
+            case "slow":  # Redis runs a tenth of the time
                 yield begin_at, self._doing(shown, server.pause)
                 at = begin_at + 0.18
                 while at < end_at:
@@ -336,9 +337,19 @@ class Storm:
                     at += 0.2
                 yield end_at + 0.2, server.resume
             case "full":
-                yield begin_at, self._doing(shown, lambda: client.config_set("maxmemory", "1"))
-                yield end_at, lambda: client.config_set("maxmemory", "0")
-            case "evicting":  # it forgets whatever it likes
+
+                def fill() -> None:
+                    spans.append(self._record.begin("redis full", None, time.time()))
+                    client.config_set("maxmemory", "1")
+
+                def empty() -> None:
+                    client.config_set("maxmemory", "0")
+                    self._record.end(spans[0])
+
+                spans: list[Span] = []
+                yield begin_at, self._doing(shown, fill)
+                yield end_at, empty
+            case "evicting":  # Redis evicts any keys
 
                 def evict() -> None:
                     client.config_set("maxmemory-policy", "allkeys-random")
@@ -354,7 +365,7 @@ class Storm:
     def _of_service(self, kind: str) -> Iterator[Event]:
         begin_at, end_at = self._span()
         match kind:
-            case "second":  # it comes, and goes with the next that is killed or terminated
+            case "second":  # a second one runs until the next kill or terminate
                 if len(self._fleet.names()) == 1:
                     yield begin_at, self._doing("service second", self._start)
             case "pause":
@@ -379,7 +390,7 @@ class Storm:
             self._start()
 
     def _end(self, how: Callable[[str], None]) -> None:
-        """In the second half of the run the oldest lives on, for its memory to be judged."""
+        """In the second half of the run, spare the oldest, so that its memory can be judged."""
         name = self._victim()
         if self._left_s() < self._seconds / 2:
             if len(self._fleet.names()) == 1:
@@ -388,7 +399,7 @@ class Storm:
         how(name)
 
     def _victim(self) -> str:
-        """Who leads, as far as it can be known, else the oldest."""
+        """The leader if it can be determined, else the oldest."""
         try:
             token = str(self._server.client.get(DEFAULT_LEADER_KEY))
         except redis.RedisError:

@@ -1,4 +1,4 @@
-"""The checker can fail: each promise is broken once, in what it is shown. No storm here."""
+"""The checker can fail: its input breaks each promise once. No storm here."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def verdicts() -> Verdicts:
 
 
 def candles() -> list[dict[str, Any]]:
-    """As they should be."""
+    """Candles that keep every promise."""
     return [{"timestamp": at, **dict(zip(FIELDS, row, strict=True))} for at, row in TRUTH.items()]
 
 
@@ -161,6 +161,18 @@ class TestTransactions:
             judge.feed(line)
         assert verdicts.publishes.fine and verdicts.log.fine
 
+    @pytest.mark.parametrize("full", [True, False])
+    def test_only_a_publish_may_lack_its_entry_and_only_while_redis_is_full(
+        self, verdicts: Verdicts, full: bool
+    ) -> None:
+        judge = TransactionJudge(verdicts, ["1m"], "redis:message_log", lambda _: full)
+        for line in monitored(published("1m")):
+            judge.feed(line)
+        assert verdicts.log.broken == (not full)
+        for line in monitored(written("BTCUSDT"), published("1m", "BTCUSDT")):
+            judge.feed(line)
+        assert verdicts.log.broken == 1 + (not full)
+
     def test_a_publish_without_its_write(self, verdicts: Verdicts, judge: TransactionJudge) -> None:
         first = monitored(written("BTCUSDT"), published("1m", "BTCUSDT"))
         for line in [*first, *monitored(published("1m", "BTCUSDT"))]:
@@ -174,7 +186,7 @@ class TestTransactions:
         assert verdicts.publishes.shown[1:] == ["market:ohlcv:BTCUSDT:1m comes after it"]
 
     def test_an_all_without_each(self, verdicts: Verdicts, judge: TransactionJudge) -> None:
-        for line in monitored(published("all")) * 2:  # before the first one, nobody knows
+        for line in monitored(published("all")) * 2:  # nothing is known before the first one
             judge.feed(line)
         assert (verdicts.publishes.checks, verdicts.publishes.broken) == (1, 1)
 

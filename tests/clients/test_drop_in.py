@@ -1,5 +1,5 @@
-"""Programs nobody here wrote, unmodified but for the URL, live off the service: not one of their
-questions reaches the exchange."""
+"""Third-party programs, unmodified but for the URL, run on the service: none of their requests
+reaches the exchange."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ PAIRS = {f"{coin}/USDT" for coin in COINS}
 
 @pytest.fixture
 def service(start_service: Callable[..., Service], exchange: Exchange) -> Iterator[Service]:
-    """Filled, listing and all, and with no refresh for the next hours; afterwards, whatever a
-    test did with it, the exchange was asked by the service alone, and no more than it had been."""
+    """A service that has read everything, the listing too, and does not refresh for hours. After
+    the test, the exchange must have seen no client but the service, and no further requests."""
     running = start_service(
         SYMBOLS=",".join(SYMBOLS), TIMEFRAMES="1m:50:9000,5m:9000:9001,1h:9000:9001"
     )
     until(lambda: "/api/v3/exchangeInfo" in exchange.totals["paths"], 20)
     running.wait_for("ok")
-    exchange.fault("status", status=500)  # nor could it answer
+    exchange.fault("status", status=500)  # and it could not answer any
     before = exchange.totals
     yield running
     after = exchange.totals
@@ -49,7 +49,7 @@ def ask(service: Service, path: str) -> Any:
 
 
 def rows(service: Service, symbol: str, interval: str, limit: int) -> list[list[Any]]:
-    """As the service has them; tests/service/test_local_api.py holds them to the exchange."""
+    """Rows from the service; tests/service/test_local_api.py compares them with the exchange's."""
     found: list[list[Any]] = ask(
         service, f"/api/v3/klines?symbol={symbol}&interval={interval}&limit={limit}"
     )

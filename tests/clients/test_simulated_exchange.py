@@ -15,7 +15,7 @@ from demo.exchange import Exchange
 
 @pytest.fixture
 def exchange() -> Iterator[Exchange]:
-    """Its clock stands still, so that two answers are of one moment."""
+    """Its clock stands still, so that two answers show the same moment."""
     with Exchange(clock=lambda: 1_764_000_123.4) as exchange:
         yield exchange
 

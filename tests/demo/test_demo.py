@@ -31,7 +31,7 @@ def scored(page_url: str) -> int:
 
 
 def start(output: Path) -> subprocess.Popen[bytes]:
-    """The demo as a process group of its own, as a shell starts it."""
+    """Start the demo as a process group of its own, as a shell does."""
     with output.open("w") as file:
         return subprocess.Popen(
             [sys.executable, "-m", "demo"],
@@ -44,7 +44,7 @@ def start(output: Path) -> subprocess.Popen[bytes]:
 
 
 def end_with(demo: subprocess.Popen[bytes], signals: Iterable[int]) -> int:
-    """Its exit code, after `signals` to its whole group, each 0.1 s after the one before."""
+    """Send `signals` to the whole process group, 0.1 s apart, and return the exit code."""
     for number in signals:
         with suppress(ProcessLookupError):
             os.killpg(demo.pid, number)

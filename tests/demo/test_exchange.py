@@ -1,5 +1,5 @@
 """The simulated exchange: its candles agree with each other, its API with the documentation, and
-each of its faults can be seen by a plain client. Only its clock is made up; sockets are real."""
+a plain client can see each of its faults. Only the clock is fake; the sockets are real."""
 
 from __future__ import annotations
 
@@ -368,7 +368,7 @@ def test_over_the_weight_limit_429_until_the_minute_ends(clock: Clock) -> None:
         assert [client.get("ping").status_code for _ in range(4)] == [200, 200, 200, 429]
         refused = client.get("ping")
         assert refused.json()["code"] == -1003
-        assert refused.headers["Retry-After"] == "48"  # 47.5 s, and never too few
+        assert refused.headers["Retry-After"] == "48"  # 47.5 s, rounded up
         clock.now = DAY + 60
         assert client.get("ping").status_code == 200
 
@@ -437,11 +437,11 @@ def test_latency_comes_before_each_answer() -> None:
         began = time.monotonic()
         client.get("ping")
         assert time.monotonic() - began >= 0.06
-    with Exchange(latency_ms=60_000) as exchange:  # but not before one of the simulation's own
+    with Exchange(latency_ms=60_000) as exchange:  # /sim/ answers without latency
         requests.get(f"{exchange.url}/sim/requests", timeout=20)
 
 
-# --- what others see of it ---
+# --- recorded requests, and the control path ---
 
 
 def test_requests_tell_what_was_asked(exchange: Exchange, client: Client) -> None:
@@ -478,7 +478,7 @@ def test_the_control_path_does_the_same_over_http(exchange: Exchange, client: Cl
 
 
 def connected(exchange: Exchange) -> socket.socket:
-    """A bare connection that is closed as a context manager."""
+    """A bare connection, for use as a context manager."""
     host, port = urlsplit(exchange.url).netloc.split(":")
     return socket.create_connection((host, int(port)), timeout=10)
 
@@ -595,7 +595,7 @@ def test_details_choose_what_is_wrong(exchange: Exchange, client: Client) -> Non
 def test_any_two_faults_of_an_answer_go_together(
     exchange: Exchange, client: Client, path: str
 ) -> None:
-    """There is an answer, whatever it is."""
+    """Any answer will do, but there must be one."""
     params = KLINES if path == "klines" else {"symbols": '["BTCUSDT","ETHUSDT"]'}
     for two in permutations(SEEN.keys() - {"hold", "ban"}, 2):
         for kind in two:
@@ -757,5 +757,5 @@ def wait_for(happened: Callable[[], Any]) -> None:
 
 
 def open_connections(exchange: Exchange) -> list[threading.Thread]:
-    """The threads that still serve a connection."""
+    """The threads that are still serving a connection."""
     return [thread for thread in threading.enumerate() if "process_request" in thread.name]

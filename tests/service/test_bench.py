@@ -36,7 +36,7 @@ def test_clients_of_the_local_api_count_whole_answers() -> None:
     port = server.server_address[1]
     free = load(port, 3, 0, 0.5)
     assert free["rate"] > 0 and 0 < free["p50_ms"] <= free["p99_ms"]
-    assert 0 < load(port, 3, 50, 1.0)["rate"] <= 51  # no more than was wanted
+    assert 0 < load(port, 3, 50, 1.0)["rate"] <= 51  # no more than requested
     status = 503
     with pytest.raises(ValueError, match="503"):
         load(port, 1, 0, 0.2)

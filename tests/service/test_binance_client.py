@@ -1,4 +1,4 @@
-"""The client over real sockets: servers that are silent, slow, or close."""
+"""The client over real sockets: servers that are silent or slow, or that close connections."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ STEP = 300_000
 NOW = 1_800_000_000_000  # a multiple of 5 minutes
 
 
-# Three tries of half a second are what it may take; a busy machine is given more, and less than the
-# time for which the servers here say nothing.
+# Three tries of half a second should suffice; a busy machine gets more, but less than the time for
+# which the servers here stay silent.
 GIVES_UP_S = 20
 
 
@@ -47,7 +47,7 @@ def ticker(symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
 
 
 class TestSockets:
-    """What only a real socket shows; the server sends what the test says and keeps the line."""
+    """What only a real socket shows; the server sends the given bytes and keeps the connection."""
 
     @staticmethod
     def ask(
@@ -129,7 +129,7 @@ class TestSockets:
 
     @pytest.mark.parametrize("status", [b"103 Early Hints", b"204 No Content", b"304 Not Modified"])
     def test_an_answer_that_comes_after_one_without_body_is_nobody_s(self, status: bytes) -> None:
-        """Else the next request on that connection would take it for its own."""
+        """Otherwise the next request on that connection would take it for its own answer."""
         body = json.dumps([row()]).encode()
         late = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
         with socket.create_server(("127.0.0.1", 0)) as listener:

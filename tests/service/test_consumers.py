@@ -43,7 +43,7 @@ def test_from_the_exchange_to_a_paper_trade(
     redis_server: RedisServer,
 ) -> None:
     """Candles, refreshes, scores, indicators, a signal at a real close, the trade it causes; and
-    all of it in the message log. With 29 coins a minute rarely closes without an up signal."""
+    all of it in the message log. With 29 coins, few minutes close without an up signal."""
     service = start_service(TIMEFRAMES="1m:5:30,1h:20:60")
     port = free_port()
     consumers = [
@@ -72,7 +72,7 @@ def test_from_the_exchange_to_a_paper_trade(
     assert trade["channel"] == "paper:trades" and trade["summary"].startswith("buy ")
     symbol, reason = trade["summary"].split()[2], trade["summary"].split()[-1]
     signals = log_of(port, "signal", "ta-service")
-    # At a full hour the signal may be of the 1h candles.
+    # At a full hour the signal may come from the 1h candles.
     [signal_] = [
         s
         for s in signals

@@ -59,7 +59,7 @@ def quick_watch() -> Iterator[None]:
 
 @pytest.fixture
 def serve(redis_server: RedisServer) -> Iterator[Serve]:
-    """serve(): a dashboard that has read what is in Redis."""
+    """serve(): a dashboard that has read the contents of Redis."""
     with ExitStack() as stack:
         yield lambda *url: stack.enter_context(dashboard_on(redis_server.url, *url))
 
@@ -197,7 +197,7 @@ class TestCandles:
 
 
 def fill_log(client: redis.Redis, count: int) -> None:
-    """Every 100th entry is a signal of the TA service."""
+    """Add `count` entries; every 100th is a signal of the TA service."""
     market, ta = LoggedRedis(client, "market-data"), LoggedRedis(client, "ta-service")
     for start in range(0, count, 100):
         ta.signal("ta:signals", "{}", f"signal {start}")

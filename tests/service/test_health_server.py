@@ -113,8 +113,8 @@ def test_a_bug_in_the_state_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
 def test_stop_wakes_up_a_server_that_waits_for_clients() -> None:
     running = HealthServer("127.0.0.1", 0, dict, no_api)  # type: ignore[arg-type]
     running.start()
-    time.sleep(0.1)  # so it waits; if it does not yet, this shows nothing but fails nothing
-    running.stop()  # which would wait for ever
+    time.sleep(0.1)  # so that it waits; if it does not yet, this proves nothing but still passes
+    running.stop()  # must not wait forever
     assert not running._thread.is_alive()
 
 

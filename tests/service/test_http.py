@@ -1,4 +1,4 @@
-"""HTTP that stands: health server and dashboard under clients that mean no good."""
+"""Robust HTTP: health server and dashboard under hostile clients."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server() -> Iterator[HealthServer]:
 
 
 def talk(port: int, sent: bytes) -> bytes:
-    """All that comes back until the server closes the connection."""
+    """Send bytes, and return all that comes back until the server closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
         sock.sendall(sent)
         with suppress(OSError):  # the server may have closed it already
@@ -105,7 +105,7 @@ class TestManyClients:
                 assert get(port, "/health")[0] == 200
             assert threading.active_count() < http_server.MAX_CONNECTIONS + 50
             idle[0].settimeout(5)
-            assert idle[0].recv(1) == b""  # let go of, the oldest first
+            assert idle[0].recv(1) == b""  # evicted, the oldest first
 
     def test_who_has_asked_is_not_let_go_of(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
@@ -138,7 +138,7 @@ class TestManyClients:
 
 
 def answers(received: bytes) -> list[bytes]:
-    """The status lines in what came over one connection."""
+    """The status lines received over one connection."""
     return [part.split(b"\r\n")[0] for part in received.split(b"HTTP/1.1 ")[1:]]
 
 
@@ -165,7 +165,7 @@ class TestKeptConnections:
     def test_what_may_be_followed_by_a_body_is_the_last(
         self, server: HealthServer, first: bytes
     ) -> None:
-        """A body that nobody reads must not be taken for a request."""
+        """An unread body must not be taken for a request."""
         received = talk(server.server_address[1], first + b"GET /smuggled HTTP/1.1\r\n\r\n")
         assert len(answers(received)) == 1 and b"\r\nConnection: close\r\n" in received
 
@@ -206,7 +206,7 @@ class TestKeptConnections:
         for connection, all_silent in zip((*kept, kept[0]), (1, 2, 3, 3), strict=True):
             connection.request("GET", "/health")
             assert connection.getresponse().read()
-            until(lambda count=all_silent: len(silent) == count, 5)  # now the second the longest
+            until(lambda count=all_silent: len(silent) == count, 5)  # now the second is the oldest
         assert get(port, "/health")[0] == 200
         assert kept[1].sock.recv(1) == b""
         kept[0].request("GET", "/health")
@@ -273,8 +273,8 @@ def test_a_storm_disturbs_nothing(
     redis_server: RedisServer,
     which: str,
 ) -> None:
-    """300 idle connections, nonsense, and 200 requests a second for 30 s, at once: each request
-    is answered, refreshes go on, threads and memory stay bounded."""
+    """300 idle connections, malformed requests, and 200 requests a second for 30 s, all at once:
+    each request is answered, refreshes go on, threads and memory stay bounded."""
     service = start_service(**FAST)
     service.wait_for("ok")
     program: Program = service

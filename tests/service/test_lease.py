@@ -1,4 +1,4 @@
-"""One fetcher, always: two services on one Redis, and a Redis that fails over."""
+"""One leader at any time: two services on one Redis, and a Redis that fails over."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestFence:
         change: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """As for a process that is stopped there and goes on when its lease has passed on."""
+        """As when a process is stopped there and resumed after another one has taken the lease."""
         client = redis_server.client
         client.set("fence", "mine", px=10_000)
         watch = redis_log._watch
@@ -136,7 +136,7 @@ class TestFence:
 
 @pytest.fixture
 def make(exchange: Exchange, redis_server: RedisServer) -> Iterator[Callable[[], MarketData]]:
-    """A service of which nothing runs by itself."""
+    """A service whose loops do not run."""
     made: list[MarketData] = []
 
     def start() -> MarketData:
@@ -272,7 +272,7 @@ class TestLease:
     def test_what_was_in_memory_before_a_sleep_is_not_written_after_it(
         self, make: Callable[[], MarketData], redis_server: RedisServer
     ) -> None:
-        """Another instance may have led meanwhile, and what it wrote is newer."""
+        """Another instance may have led meanwhile, and its data is newer."""
         sleeper, other = make(), make()
         sleeper.claim()
         turn(sleeper)
@@ -307,7 +307,7 @@ class TestLease:
         self, make: Callable[[], MarketData], redis_server: RedisServer
     ) -> None:
         """A thread is stopped between collecting the data and sending it, while another instance
-        leads; the main thread has claimed a new term when it goes on."""
+        leads; when it resumes, the main thread has claimed a new term."""
         first, second = make(), make()
         first.claim()
         batch_of = first.writer._batch
@@ -333,7 +333,7 @@ class TestLease:
         first, second = make(), make()
         first.claim()
         turn(first)
-        redis_server.client.delete(DEFAULT_LEADER_KEY)  # as if it had slept through its time
+        redis_server.client.delete(DEFAULT_LEADER_KEY)  # as if it had slept past its lease
         second.claim()
         redis_server.client.flushall()
         redis_server.client.set(DEFAULT_LEADER_KEY, second.lease.token)
@@ -379,7 +379,7 @@ class TestLease:
         redis_server.resume()
         redis_server.client.flushall()
         service.maintain()
-        assert len(redis_server.client.keys("market:ohlcv:*")) == 6  # out of memory
+        assert len(redis_server.client.keys("market:ohlcv:*")) == 6  # written from memory
 
     def test_a_stopped_one_takes_no_lease(
         self, make: Callable[[], MarketData], redis_server: RedisServer
@@ -407,7 +407,7 @@ class TestTwoServices:
 
         body = first.health()[1]
         assert first.stop() == 0
-        assert client.get(DEFAULT_LEADER_KEY) != body["instance"]  # the lease is given back
+        assert client.get(DEFAULT_LEADER_KEY) != body["instance"]  # the lease is released
         second.wait_for("ok", 5)
 
         third = start_service(**FAST)
@@ -430,7 +430,7 @@ class TestTwoServices:
         published = len(read_log(client, 10_000, "publish")) - before
         done = len(fourth.lines("event=refresh")) - refreshes
         assert done - 1 <= published - published // 3 <= done + 1  # "all" comes with every third
-        assert len(third.lines("event=standby")) == 2  # before it led, and since it slept
+        assert len(third.lines("event=standby")) == 2  # before it led, and after its sleep
 
     def test_once_leaves_a_running_one_alone(
         self, start_service: Start, exchange: Exchange, redis_server: RedisServer
@@ -443,13 +443,13 @@ class TestTwoServices:
 
 
 class Writers:
-    """Who wrote and who held the lease then, in the order of Redis, as MONITOR shows it. Each
-    instance has a message log of its own, so each transaction says whose it is."""
+    """Which instance wrote and which held the lease then, in the order of Redis, as MONITOR shows
+    it. Each instance has its own message log, which identifies its transactions."""
 
     def __init__(self) -> None:
-        self.lines, self.gaps = 0, -1  # the first call of `missed` is the begin
-        self.wrote: list[tuple[str, str]] = []  # by transaction: whose log, whose token
-        self._logs: dict[str, str] = {}  # by client address: of its transaction
+        self.lines, self.gaps = 0, -1  # the first call of `missed` is the start
+        self.wrote: list[tuple[str, str]] = []  # by transaction: its log, the leader's token
+        self._logs: dict[str, str] = {}  # by client address: the log of its transaction
         self._holder, self._held_until = "", 0.0  # epoch seconds
 
     def missed(self) -> None:
@@ -469,7 +469,7 @@ class Writers:
 
 
 class Lookout(threading.Thread):
-    """Looks for `keys` ten times a second, and notes which were missing at one time or another."""
+    """Checks `keys` ten times a second, and notes which were missing at any time."""
 
     def __init__(self, url: str, keys: list[str]) -> None:
         super().__init__(name="lookout", daemon=True)
@@ -491,15 +491,15 @@ class Lookout(threading.Thread):
 def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
     start_service: Start, exchange: Exchange, redis_server: RedisServer
 ) -> None:
-    """20 times, one at any moment and the next after its first fill; then another instance is
-    started. Takes 90 s, most of it the leases of the dead."""
+    """Kills 20 leaders, alternately at a random moment and after the first fill, and starts another
+    instance each time. Takes 90 s, most of it waiting for the leases of killed leaders."""
     rng, client = random.Random(1), redis_server.client
     record, writers = Record(), Writers()
     kinds = ("ohlcv:{}:5m", "ohlcv:{}:1h", "price:{}")
     keys = [f"market:{kind}".format(symbol) for symbol in SYMBOLS.split(",") for kind in kinds]
     lookout, listener = Lookout(redis_server.url, keys), Listener(redis_server.url, writers)
     running: dict[str, Service] = {}  # by name
-    tokens: dict[str, str] = {}  # by name: what its token has and no other
+    tokens: dict[str, str] = {}  # by name: the unique part of its token
     led: list[str] = []
 
     def start(stack: ExitStack) -> None:
@@ -509,7 +509,7 @@ def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
         tokens[name] = f":{running[name].process.pid}:"
 
     def leader() -> str:
-        """Of those that run."""
+        """The running instance that holds the lease, or an empty string."""
         token = str(client.get(DEFAULT_LEADER_KEY))
         return next((name for name in running if tokens[name] in token), "")
 
@@ -525,7 +525,7 @@ def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
         while len(led) < 20:
             led.append(until(leader, 10, what="one that leads"))
             if len(led) % 2:
-                time.sleep(rng.uniform(0, 1.5))  # before, in or after its first refreshes
+                time.sleep(rng.uniform(0, 1.5))  # before, during or after its first refreshes
             else:
                 running[led[-1]].wait_for("ok")
             running.pop(led[-1]).process.kill()
@@ -615,7 +615,7 @@ class TestSentinel:
     def test_a_fail_over_loses_no_candle(
         self, start_service: Start, exchange: Exchange, sentinel: Sentinel
     ) -> None:
-        """Not even one that the replica had not heard of when the master died."""
+        """Not even one that had not reached the replica when the master died."""
         service = start_service(
             **FAST | {"TIMEFRAMES": "5m:2:60,1h:30:300"}, REDIS_URL=sentinel.url
         )

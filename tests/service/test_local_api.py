@@ -1,5 +1,5 @@
-"""The local API: the same answers as the exchange's for the same moment, or an error that says why
-there is none."""
+"""The local API: the same answers as the exchange gives at the same moment, or an error that says
+why it has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from settings import Settings
 from store import LISTING_TTL_S
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "SHIBUSDT")
-NEW = "SUIUSDT"  # listed so lately that all of its candles are held
+NEW = "SUIUSDT"  # listed so recently that all of its candles are held
 HELD = 60
 STEP = 300_000
 NOW_MS = int(time.time() * 1000)
@@ -36,7 +36,7 @@ def api_of(service: MarketData) -> LocalApi:
 
 
 class Local:
-    """A service whose exchange stands still, and the two APIs side by side."""
+    """A service on an exchange whose clock stands still, and the two APIs side by side."""
 
     def __init__(self, timeframes: str = "5m:5:20,1h:7:30") -> None:
         self.now = NOW_MS / 1000
@@ -68,7 +68,7 @@ class Local:
         return status, json.loads(body)
 
     def ask_exchange(self, path: str, query: str) -> tuple[int, Any]:
-        self.asked += 1  # from another address each time, so no limit is met
+        self.asked += 1  # a new address each time, so no limit is reached
         reply, _ = self.exchange.serve("GET", PREFIX + path, query, f"client {self.asked}")
         return reply.status, json.loads(json.dumps(reply.value))
 
@@ -87,7 +87,7 @@ def local() -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def still() -> Iterator[Local]:
-    """For tests that change nothing. Its data outlives them."""
+    """For tests that change nothing. Its data does not expire meanwhile."""
     made = Local("5m:5:9999,1h:7:9999")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetcher, "PRICE_TTL_S", 9999)
@@ -97,7 +97,7 @@ def still() -> Iterator[Local]:
 
 
 def without_time(path: str, body: Any) -> Any:
-    """The clock of the simulated exchange stands still, that of the service does not."""
+    """Drop serverTime: the clock of the simulated exchange stands still, the service's does not."""
     if path in ("time", "exchangeInfo") and isinstance(body, dict):
         return {name: value for name, value in body.items() if name != "serverTime"}
     return body
@@ -141,7 +141,7 @@ def queries(draw: Callable[..., Any]) -> tuple[str, str]:
 
 
 def is_not_held(code: int, message: str) -> bool:
-    """Whether an error says that the service, not the exchange, cannot answer this."""
+    """Whether an error says that the service, but not the exchange, lacks this data."""
     return {-1121: "SYMBOLS", -1120: "TIMEFRAMES", -1130: "CANDLE_LIMIT"}.get(code, "?") in message
 
 
@@ -165,7 +165,7 @@ def test_it_answers_as_the_exchange_does_or_says_that_it_does_not_hold_it(
     if path == "exchangeInfo" and status == 200:
         there["symbols"] = [row for row in there["symbols"] if row["symbol"] != "XRPUSDT"]
     if path not in PATHS:
-        there["msg"] = body["msg"]  # which says what is served here
+        there["msg"] = body["msg"]  # it names the paths that are served here
     assert without_time(path, body) == without_time(path, there)
 
 
@@ -203,7 +203,7 @@ def test_of_a_new_symbol_all_is_held(still: Local) -> None:
         assert status == 200 and len(rows) == 21
 
 
-# --- what is not held ---
+# --- data that is not held ---
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How consumers read Redis and hear of updates: on a real Redis that comes and goes."""
+"""How consumers read Redis and receive updates, on a real Redis that stops and starts."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class TestRead:
     def test_what_never_expires_is_no_data(
         self, cache: MarketCache, redis_server: RedisServer
     ) -> None:
-        """It is not the service's, and would be fresh for ever."""
+        """Such a key is not the service's, and would look fresh forever."""
         put_price(redis_server.client, "AUSDT", 1.0)
         redis_server.client.persist("market:price:AUSDT")
         with pytest.raises(NoData, match="never expires"):
@@ -174,7 +174,7 @@ Heard = queue.SimpleQueue[Any]
 
 @pytest.fixture
 def hear(redis_server: RedisServer) -> Iterator[Callable[..., Heard]]:
-    """hear(iterate): what `iterate(cache)` yields, gathered by its own thread."""
+    """hear(iterate): what `iterate(cache)` yields, collected in its own thread."""
 
     stopping = threading.Event()
     threads: list[threading.Thread] = []
@@ -279,7 +279,7 @@ class TestUpdates:
             after: Any = redis_server.client.info("commandstats").get("cmdstat_ping", {"calls": 0})
             return int(after["calls"] - pings["calls"])
 
-        until(lambda: pinged() >= 3, 10)  # each was answered, or there would be no third
+        until(lambda: pinged() >= 3, 10)  # each was answered, else there would be no third
         redis_server.client.publish("market:update:1h", update(["AA"]))
         assert heard.get(timeout=5).symbols == ["AA"]
 

@@ -1,4 +1,4 @@
-"""What the paper trader does with signals, and that its book survives."""
+"""How the paper trader acts on signals, and that its book survives failures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TICK = (update_channel("5m"), "{}")
 def signal(
     name: str, symbol: str = "AUSDT", timeframe: str = "1h", age_s: float = 0, candles: int = 1
 ) -> Any:
-    """A message that is `age_s` old, of a change within `candles`."""
+    """A signal that is `age_s` old, of a change within `candles` candles."""
     length = candles * timeframe_ms(timeframe)
     made = Signal(symbol, timeframe, name, 1.0, length, 0, now_ms() - int(age_s * 1000))
     return SIGNALS_CHANNEL, json.dumps(made._asdict())
@@ -47,7 +47,7 @@ def trader(client: redis.Redis) -> PaperTrader:
 
 
 def start(client: redis.Redis) -> PaperTrader:
-    """One that trades; another that did before is dead, and its lease has expired."""
+    """Start a trader that leads; any previous one is dead, and its lease has expired."""
     client.delete(LEADER_KEY)
     trader = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
     trader.turn(None)
@@ -55,7 +55,7 @@ def start(client: redis.Redis) -> PaperTrader:
 
 
 def book(client: Any) -> dict[str, Any]:
-    """Without its revision."""
+    """The trader's book without its revision."""
     body = json.loads(client.get(POSITIONS_KEY) or '{"positions":{},"profit":0.0,"trades":0}')
     return {name: value for name, value in body.items() if name != "revision"}
 
@@ -154,7 +154,7 @@ class TestRefusals:
         put_price(client, "AUSDT", 50.0)
         trader.turn(signal("ribbon_up", age_s=-60))
         assert book(client)["trades"] == 0
-        trader.turn(signal("ribbon_up", age_s=-2))  # from a clock that is a little ahead
+        trader.turn(signal("ribbon_up", age_s=-2))  # from a clock that is slightly ahead
         assert book(client)["trades"] == 1
 
     def test_does_not_buy_on_what_came_some_time_ago(
@@ -214,7 +214,7 @@ class TestBook:
             trader.turn(signal("ribbon_down"))
         redis_server.start()
         put_price(client, "AUSDT", 60.0)
-        trader.turn(None)  # comes after a failure of Redis
+        trader.turn(None)  # as after a failure of Redis
         assert before["positions"]["AUSDT"]["quantity"] == 2
         assert book(client) == {"positions": {}, "profit": 20.0, "trades": 2}
 
@@ -336,7 +336,7 @@ class TestTwoTraders:
         other.turn(None)
         other.turn(signal("ribbon_down"))
         assert book(client) == {"positions": {}, "profit": 0.0, "trades": 2}
-        trader.turn(signal("ribbon_up"))  # it was only suspended
+        trader.turn(signal("ribbon_up"))  # it was not dead, only suspended
         assert book(client)["trades"] == 2
 
     def test_a_redis_that_lost_its_data_gets_the_book_back_and_the_trade(

@@ -62,7 +62,7 @@ class TestCommand:
                 [sys.executable, str(ROOT / "redis_log.py"), "--follow"],
                 stdout=file,
                 stderr=subprocess.DEVNULL,
-                # A shell starts background jobs, so perhaps these tests, with SIGINT ignored.
+                # A shell starts background jobs with SIGINT ignored, and these tests may be one.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
                 env={**ENVIRON, "REDIS_URL": redis_server.url},
             )
@@ -152,7 +152,7 @@ class TestLoggedRedis:
             seen = []
             while "EXEC" not in seen:
                 seen.append(monitor.next_command()["command"].split()[0])
-        seen = seen[seen.index("MULTI") :]  # a new connection says HELLO
+        seen = seen[seen.index("MULTI") :]  # a new connection sends HELLO
         assert seen == ["MULTI", "SET", "SET", "XADD", "XADD", "XADD", "XADD", "PUBLISH", "EXEC"]
 
     def test_the_log_is_capped(self, redis_server: RedisServer) -> None:

@@ -1,4 +1,4 @@
-"""Single refreshes on the simulated exchange, with no loop at all."""
+"""Single refreshes on the simulated exchange, without any loop."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def data_keys(client: Any) -> list[str]:
 
 
 def held_of(service: MarketData) -> dict[str, Any]:
-    """By key what it holds."""
+    """The entries that the service holds, by key."""
     return {feed.key: entry for feed, entry in service.store.view().held.items()}
 
 
@@ -44,7 +44,7 @@ def fake() -> redis.Redis:
 
 @pytest.fixture
 def make(exchange: Exchange, fake: redis.Redis) -> Iterator[Callable[..., MarketData]]:
-    """A service on the simulated exchange and a fake Redis; nothing runs by itself."""
+    """A service on the simulated exchange and a fake Redis, whose loops do not run."""
     made: list[MarketData] = []
 
     def make(client: redis.Redis = fake, **environ: str) -> MarketData:
@@ -73,7 +73,7 @@ def candles(client: redis.Redis, symbol: str, timeframe: str = "5m") -> list[dic
 
 
 class Clocks:
-    """The service's clocks, which stand still until a test moves them; Redis has the same."""
+    """The service's clocks, which stand still until a test moves them; Redis uses the same."""
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.passed_s = self.stepped_s = 0.0
@@ -82,7 +82,7 @@ class Clocks:
         patch.setattr(time, "time", lambda: wall_s + self.passed_s + self.stepped_s)
 
     def of_redis(self, at_s: float) -> Any:
-        """The instant `at_s` of the boot clock as Redis has it, in ms; a rounding is let go."""
+        """The instant `at_s` of the boot clock in Redis' time, in ms, allowing for rounding."""
         wall_ms = (time.time() + at_s - boot_s()) * 1000
         return pytest.approx(wall_ms, abs=2)
 
@@ -156,7 +156,7 @@ class TestRefresh:
             got = candles(fake, symbol)
             truth = exchange.klines(symbol, "5m", 50)
             assert [c["timestamp"] for c in got] == [row[0] for row in truth]
-            # The last may have moved since; all others are the exchange's own.
+            # The last one may have changed since; all others equal the exchange's.
             assert [list(c.values())[1:] for c in got[:-1]] == [
                 [float(text) for text in row[1:6]] for row in truth[:-1]
             ]
@@ -185,7 +185,7 @@ class TestRefresh:
         turn(service)
         later = exchange.requests[before:]
         asked = [r.limit for r in later if r.path.endswith("klines")]
-        assert len(asked) == 3 and set(asked) <= {3, 4}  # 4 if a candle began just now
+        assert len(asked) == 3 and set(asked) <= {3, 4}  # 4 if a candle has just opened
         assert [r.weight for r in later if r.path.endswith("24hr")] == [1]
 
     def test_a_series_is_read_whole_once_an_hour(
@@ -345,7 +345,7 @@ class TestFaults:
         turn(service)
         turn(service)
         assert fake.get("market:ohlcv:ETHUSDT:5m") == before
-        assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") == expires  # not re-stamped
+        assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") == expires  # not extended
         assert fake.pexpiretime("market:ohlcv:BTCUSDT:5m") > others_expire
         [line] = [message for message in caplog.messages if "ETHUSDT" in message]
         assert "event=fetch_failing what=5m symbols=ETHUSDT" in line and reason in line
@@ -383,7 +383,7 @@ class TestFaults:
     def test_a_failure_that_is_remembered_holds_nothing_of_the_answer(
         self, make: Callable[..., MarketData], exchange: Exchange
     ) -> None:
-        """Which may be of 5 MB, for each series and price."""
+        """An answer may have 5 MB, and there is one for each series and price."""
         service = make()
         turn(service)
         exchange.fault("huge", megabytes=6)
@@ -429,7 +429,7 @@ class TestFaults:
     def test_the_forming_candle_of_a_lagging_answer_does_not_replace_a_newer_one(
         self, make: Callable[..., MarketData], exchange: Exchange, fake: Any
     ) -> None:
-        """Such an answer does not join; a whole read that lags as well is refused."""
+        """Such an answer does not join; a whole read that also lags is rejected."""
         service = make(SYMBOLS="BTCUSDT")
         turn(service)
         before = fake.get("market:ohlcv:BTCUSDT:5m")
@@ -448,7 +448,7 @@ class TestFaults:
 
 
 class BrokenRedis:
-    """Stands before a client, whose scripts and pipelines fail with `error` if there is one."""
+    """Wraps a client; its scripts and pipelines raise `error` if there is one."""
 
     def __init__(self, client: redis.Redis) -> None:
         self.client = client
@@ -526,8 +526,8 @@ class TestRedisAway:
     def test_memory_that_is_cleared_while_redis_answers_keeps_nothing_back(
         self, make: Callable[..., MarketData], fake: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The machine slept after EXEC, and another instance led; the thread that looks at the
-        lease wakes up first."""
+        """The machine slept after EXEC, and another instance led; the thread that checks the lease
+        wakes up first."""
         service = make()
         turn(service)
         send = service.logged.send
@@ -552,7 +552,8 @@ class TestRedisAway:
     def test_what_is_refused_is_sent_ever_more_rarely_but_with_each_refresh(
         self, make: Callable[..., MarketData], fake: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """And once it is taken, again at once. The lease is renewed each second all the while."""
+        """Once Redis accepts it, commits are immediate again. The lease is renewed every second
+        throughout."""
         service = make()
         turn(service)
         turn(service, "1h")
@@ -598,7 +599,7 @@ class TestRedisAway:
         turn(service)
         expires = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         fake.flushall()
-        clocks.passed_s += 1.2  # the keys may not gain it
+        clocks.passed_s += 1.2  # which must not extend the keys' life
         service.maintain()
         found = {key: fake.pexpiretime(key) for key in data_keys(fake)}
         assert len(expires) == 6 and found == pytest.approx(expires, abs=2)
@@ -606,7 +607,7 @@ class TestRedisAway:
     def test_data_ages_while_the_machine_is_suspended(
         self, make: Callable[..., MarketData], fake: Any, clocks: Clocks
     ) -> None:
-        """By the clock that goes on then; Redis, whose keys expire by the wall clock, is empty."""
+        """By the boot clock, which counts the suspension; meanwhile the keys in Redis expire."""
         service = make()
         turn(service)
         turn(service, "1h")
@@ -620,7 +621,7 @@ class TestRedisAway:
     def test_a_wall_clock_that_steps_lengthens_no_life_and_shortens_none(
         self, make: Callable[..., MarketData], fake: Any, step_s: float, clocks: Clocks
     ) -> None:
-        """Redis expires by the wall clock, too, so what it was told before is wrong by the step."""
+        """Redis expires keys by the wall clock too, so earlier expiries are wrong by the step."""
         service = make()
         turn(service)
         turn(service, "1h")
@@ -641,7 +642,7 @@ class TestRedisAway:
         monkeypatch: pytest.MonkeyPatch,
         clocks: Clocks,
     ) -> None:
-        """As by SIGSTOP, for less than the lease's time."""
+        """As by SIGSTOP, for less than LEADER_TTL."""
         service = make()
         summary_of = Series.summary
 

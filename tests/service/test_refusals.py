@@ -1,4 +1,4 @@
-"""A Redis that answers, but not as it should: each kind is shown as what it is, and mends."""
+"""A Redis that answers, but with errors: each kind is reported as what it is, and recovers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def acl(client: Any, *rules: str) -> None:
 
 @contextmanager
 def loading(server: RedisServer, folder: Path) -> Iterator[None]:
-    """It takes 4 s to read the 80 MB that it saved, and answers others after each 2 MB."""
+    """Redis takes 4 s to load the 80 MB that it saved, and answers clients after every 2 MB."""
     client: Any = server.client
     client.config_set("rdbcompression", "no")
     client.config_set("dir", str(folder))
@@ -75,7 +75,7 @@ def full(server: RedisServer, _: Path) -> Iterator[None]:
 
 @contextmanager
 def not_saving(server: RedisServer, folder: Path) -> Iterator[None]:
-    """Its folder is gone, so no snapshot can be saved."""
+    """Redis' folder is gone, so no snapshot can be saved."""
     client: Any = server.client
     gone = folder / "gone"
     gone.mkdir()
@@ -174,7 +174,7 @@ def test_a_refusal_shows_as_what_it_is_costs_no_data_and_mends(
         service.maintain()
         assert said in service.health()[1]["problems"]["redis"]
         asked = len(exchange.requests)
-        turn()  # what it brings is held, and shown
+        turn()  # its results are held, and served
         service.maintain()
         assert len(exchange.requests) > asked
         code, body = service.health()

@@ -43,13 +43,13 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 
 def keys(client: redis.Redis, pattern: str = "market:*") -> list[str]:
-    """All that match but the lease."""
+    """All keys that match, except the lease."""
     found: Any = client.keys(pattern)
     return sorted(key for key in found if not key.startswith("market:leader"))
 
 
 def expires_at(client: redis.Redis, key: str) -> float:
-    """Epoch seconds."""
+    """When a key expires, in epoch seconds."""
     at_ms: Any = client.pexpiretime(key)
     return float(at_ms / 1000)
 
@@ -109,7 +109,8 @@ class TestFill:
     def test_a_steady_refresh_is_one_transaction_and_three_candles(
         self, start_service: Start, redis_server: RedisServer, exchange: Exchange
     ) -> None:
-        """Eight transactions in a row, of ten symbols that refresh each 2 s in 5m, 3 s in 1h."""
+        """Watches eight transactions in a row, of ten symbols that refresh every 2 s in 5m and
+        every 3 s in 1h."""
         service = start_service(TIMEFRAMES="5m:2:60,1h:3:80", SYMBOLS=SYMBOLS)
         service.wait_for("ok")
         until(lambda: "/api/v3/exchangeInfo" in exchange.totals["paths"], 20)
@@ -127,15 +128,15 @@ class TestFill:
                     commands[client].append(name)
                     if name == "EXEC":
                         transactions.append(commands.pop(client))
-                # Before the first WATCH it may be the rest of a transaction that had begun; within
-                # a script it is the renewal of the lease.
+                # Before the first WATCH, it may belong to a transaction that had begun; within a
+                # script, it renews the lease.
                 elif (commands or transactions) and seen["client_type"] != "lua":
                     others.add(name)
         assert service.stop() == 0
         for names in transactions:
-            assert names[:3] == ["WATCH", "GET", "MULTI"]  # the lease is looked at
+            assert names[:3] == ["WATCH", "GET", "MULTI"]  # the fence
             count = Counter(names[3:-1])
-            refreshes = count["PUBLISH"] - (count["PUBLISH"] > 1)  # the last of several is of all
+            refreshes = count["PUBLISH"] - (count["PUBLISH"] > 1)  # the last of several is "all"
             assert 1 <= refreshes <= 2 and 10 <= count["SET"] <= 10 * (refreshes + 1)
             assert count["SET"] % 10 == 0 and count["XADD"] == count["SET"] + count["PUBLISH"]
             order = ["SET"] * count["SET"] + ["XADD"] * count["XADD"]
@@ -144,7 +145,7 @@ class TestFill:
         requests = exchange.requests[before:]
         assert {request.weight for request in requests} == {1}
         limits = Counter(request.limit for request in requests if "klines" in request.path)
-        assert set(limits) <= {3, 4}  # 4 where a candle began just now
+        assert set(limits) <= {3, 4}  # 4 if a candle has just opened
         refreshes = len(service.lines("event=refresh")) - 2
         assert refreshes >= 8 and sum(limits.values()) <= 10 * (refreshes + 2)  # or cut off by stop
 
@@ -193,14 +194,14 @@ class TestExchangeGone:
         until(lambda: not keys(client, "market:ohlcv:*"), 12, what="candles expire at their TTL")
         assert service.health()[0] == 503
         lines = service.lines("fetch_failing")
-        assert 4 <= len(lines) <= 8  # 3 timeframes and prices; reasons may differ at the break
+        assert 4 <= len(lines) <= 8  # 3 timeframes and prices; the first reasons may differ
         tried = len(service.lines("event=refresh"))
         until(lambda: len(service.lines("event=refresh")) > tried + 3, 15)
-        assert len(service.lines("fetch_failing")) == len(lines)  # nothing more at each cycle
+        assert len(service.lines("fetch_failing")) == len(lines)  # no further line per refresh
         exchange.start()
         body = service.wait_for("ok", 8)
         assert all(part["fresh"] == 10 for part in body["timeframes"].values())
-        # What is read is "ok" a moment before it is written.
+        # The status is "ok" a moment before the data is written.
         until(lambda: len(keys(client, "market:ohlcv:*")) == 30, 2)
         assert service.lines("fetch_mended")
 
@@ -228,7 +229,7 @@ class TestRedisGone:
         updates = []
         while message := heard.get_message(timeout=1.5):
             updates.append(message["channel"])
-        assert updates.count("market:update:5m") <= 1  # once, unless it was before we listened
+        assert updates.count("market:update:5m") <= 1  # none if it came before we subscribed
         published = [e["channel"] for e in read_log(redis_server.client, 500, "publish")]
         assert published.count("market:update:5m") == 1
         service.wait_for("ok")
@@ -275,7 +276,7 @@ class TestLimits:
         assert f"after HTTP {status}" in body["problems"]["exchange"]
         over = began + HELD_S
         until(lambda: [r for r in exchange.requests if r.at > over], 15, what="requests again")
-        # One of each worker may have been on its way when the first refusal was sent.
+        # Each worker may have had a request in flight when the first refusal was sent.
         late = [r.at for r in exchange.requests if began < r.at < over]
         assert len(late) < 32 and all(at < began + HELD_S / 2 for at in late)
         service.wait_for("ok")
@@ -311,8 +312,8 @@ class TestEnd:
     def test_at_once_where_the_signal_interrupts_no_wait(
         self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path
     ) -> None:
-        """As one that comes just before the wait, a moment that cannot be met at will, does not;
-        nor does one that another thread takes. The wait would be of an hour here."""
+        """A signal just before the wait, a moment that cannot be hit at will, interrupts nothing;
+        nor does one that another thread receives. Here the wait would last an hour."""
         script = "import os, market_data as m; m.MAINTAIN_EVERY_S = 3600.0; os._exit(m.main([]))"
         settings = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url, **FAST}
         service = Program(tmp_path / "log", ["-c", script], {"HEALTH_PORT": "0", **settings})
@@ -397,7 +398,7 @@ class TestSystemd:
     def test_no_watchdog_once_a_loop_hangs(
         self, redis_server: RedisServer, exchange: Exchange, tmp_path: Path
     ) -> None:
-        """The program as it is, but for a refresh of 1h that never returns."""
+        """The program itself, except that a refresh of 1h never returns."""
         script = """
 import threading, market_data
 refresh = market_data.MarketData.refresh

@@ -1,4 +1,4 @@
-"""The service over a slow line to Redis: a transaction takes many seconds, and is sent once."""
+"""The service over a slow line to Redis: a transaction takes many seconds, but is sent once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHUNK_B = 8192
 
 
 class SlowLine:
-    """Stands before a Redis and passes on `bits_per_s`, in each direction of each connection."""
+    """A proxy to Redis that passes on `bits_per_s` in each direction of each connection."""
 
     def __init__(self, to: int, bits_per_s: float) -> None:
         self._to, self._pause_s = to, CHUNK_B * 8 / bits_per_s
         self._listener = socket.socket()
-        # Small, or the client would have sent megabytes that are still on their way.
+        # Small, else megabytes that the client has sent would wait in the buffer.
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * CHUNK_B)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen()

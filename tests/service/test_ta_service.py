@@ -1,4 +1,4 @@
-"""What the TA service puts into Redis."""
+"""What the TA service writes to Redis."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class TestTurn:
         running.turn(refreshed(["AUSDT"]))
         assert signals(client) == []
         written = json.loads(client.get(indicators_key("AUSDT", "1h")))
-        assert written["ribbon"]["state"] == "up"  # but the indicators are of what is there now
+        assert written["ribbon"]["state"] == "up"  # but the indicators are of the current candles
 
     def test_a_restart_repeats_no_signal_and_tells_what_came_meanwhile(self, client: Any) -> None:
         put_candles(client, "AUSDT", "1h", RISING)
@@ -113,7 +113,7 @@ class TestTurn:
     def test_a_transaction_that_failed_is_done_again_once(
         self, client: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The worst kind: it was done, and the answer was lost."""
+        """The worst kind of failure: it was executed, but the answer was lost."""
         running = service(client)
         put_candles(client, "AUSDT", "1h", RISING)
         before = json.dumps(State(1, "down", None, None)._asdict())

@@ -1,6 +1,6 @@
-"""A throw-away Debian that systemd has booted, where a user has a manager of their own.
+"""A throw-away Debian booted by systemd, with a user manager.
 
-It has no network but its own loopback, so its ports are nobody else's.
+Its only network is its own loopback, so its ports cannot clash with any others.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from tests.systemd.debian import UID, USER, NoBox
 ROOT = Path(__file__).parents[2]
 HOME = f"/home/{USER}"
 PROJECT = f"{HOME}/coinex-market-data"
-# Containers lack these. With them a user's manager refuses, as on a real machine, a unit that takes
-# one away without PrivateUsers=.
+# Containers lack these. With them a user manager refuses, as on a real machine, a unit that drops
+# one of them without PrivateUsers=.
 CAPABILITIES = "CAP_SYS_MODULE,CAP_SYS_RAWIO,CAP_SYS_TIME,CAP_SYSLOG,CAP_WAKE_ALARM"
 NETWORK = r"(?i)(https?|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE"
 BOOT_S, STOP_S, RUN_S = 120, 60, 300
 
 
 def pip_environ() -> dict[str, str]:
-    """The settings of this machine's pip and what else leads to its index, as variables."""
+    """This machine's pip settings, proxies and certificates, as environment variables."""
     command = [sys.executable, "-m", "pip", "config", "list"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = dict(re.findall(r"^(\S+)=(.+)$", said, re.MULTILINE))
     environ = {k: v for k, v in os.environ.items() if re.fullmatch(NETWORK, k)}
-    for section in ("global", "install", ":env:"):  # what comes later counts more
+    for section in ("global", "install", ":env:"):  # later ones take precedence
         for name, value in found.items():
             where, _, key = name.rpartition(".")
             if where == section:
@@ -48,7 +48,7 @@ def pip_environ() -> dict[str, str]:
 
 
 def local_paths(environ: dict[str, str]) -> set[Path]:
-    """What `environ` names of this machine's files. An index may link to what is beside it."""
+    """The local paths in `environ`; for a file:// index also its folder, which it may link to."""
     words = [word for value in environ.values() for word in value.split()]
     paths = {Path(word) for word in words if word.startswith("/")}
     links = {Path(word.removeprefix("file://")) for word in words if word.startswith("file:///")}
@@ -60,7 +60,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Box:
-    """A box that runs, and commands in it."""
+    """A running box, and commands to run in it."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         name = f"coinex-{os.getpid()}"
@@ -93,15 +93,15 @@ class Box:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,  # a Ctrl-C is for the tests, which then end the box
+                start_new_session=True,  # Ctrl-C reaches only the tests, which end the box
                 preexec_fn=lambda: libc.prctl(1, signal.SIGTERM),  # PR_SET_PDEATHSIG: if killed
             )
 
     def wait(self) -> None:
-        """Until it has booted and the user's manager runs. Raises NoBox."""
+        """Wait until it has booted and the user manager runs. Raises NoBox."""
         self._until(self._find_init)
         self._until(lambda: not self.root("systemctl", "is-active", f"user@{UID}").returncode)
-        # nspawn lays a fifo over it that nothing can be mounted on, as ProtectKernelLogs= does.
+        # nspawn covers it with a FIFO, which ProtectKernelLogs= cannot mount over.
         self.root("umount", "/proc/kmsg")
 
     def _until(self, condition: Callable[[], object]) -> None:
@@ -112,7 +112,7 @@ class Box:
             time.sleep(0.1)
 
     def _find_init(self) -> int:
-        """The systemd that is number 1 of a process namespace; before, the box is not whole."""
+        """The pid of the systemd that is process 1 in its namespace; 0 until there is one."""
         for process in psutil.Process(self._boot.pid).children(recursive=True):
             with suppress(OSError, psutil.Error):
                 status = Path(f"/proc/{process.pid}/status").read_text()
@@ -125,17 +125,17 @@ class Box:
         return self._enter(command, {}, "--net")
 
     def run(self, *command: str, **environ: str) -> Done:
-        """As the user, in the home folder."""
+        """Run a command as the user, in the home folder."""
         return self._enter(_as_user(command), environ, "--net")
 
     def run_with_pip(self, *command: str) -> Done:
-        """As the user, with this machine's network and the settings of its pip."""
+        """Run a command as the user, with this machine's network and pip settings."""
         return self._enter(_as_user(command), self._pip)
 
     def _enter(
         self, command: Sequence[str], environ: dict[str, str], *options: str, given: bytes = b""
     ) -> Done:
-        """What `command` said, both streams in `stdout`, and its exit code."""
+        """Run `command`; the result has its exit code, and both output streams in `stdout`."""
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         done = subprocess.run(
             [
@@ -159,7 +159,7 @@ class Box:
         return Done(done.args, done.returncode, done.stdout.decode())
 
     def copy_project(self) -> None:
-        """This folder as it is now, without what was installed or built here, to PROJECT."""
+        """Copy this folder as it is now to PROJECT, without installed or built files."""
         built = [".git", ".venv", "__pycache__", ".*_cache", ".hypothesis"]
         pack = ["tar", "-c", "-C", str(ROOT), *(f"--exclude={name}" for name in built), "."]
         tar = subprocess.run(pack, check=True, stdout=subprocess.PIPE).stdout
@@ -168,7 +168,7 @@ class Box:
         self._enter(unpack, {}, given=tar).check_returncode()
 
     def stop(self) -> None:
-        """Shut it down in order, or else without."""
+        """Shut the box down in order; if that takes too long, a second SIGTERM kills it."""
         for within_s in (STOP_S, STOP_S):
             if self._boot.poll() is None:
                 self._boot.terminate()
@@ -194,7 +194,7 @@ def _as_user(command: Sequence[str]) -> list[str]:
 
 @contextmanager
 def booted() -> Iterator[Box]:
-    """A box, gone with all its processes and mounts at the end. Raises NoBox."""
+    """A box; all its processes and mounts are gone at the end. Raises NoBox."""
     debian.needs()
     root = debian.build()
     with tempfile.TemporaryDirectory(prefix="coinex-box-") as folder:

@@ -1,4 +1,4 @@
-"""What the tests of the unit share: a box in which it is installed anew for each test."""
+"""Fixtures for the tests of the unit: a box in which each test gets a fresh installation."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SETTINGS = f"{HOME}/.config/coinex-market-data.env"
 DROP_IN = f"{HOME}/.config/systemd/user/{UNIT}.d"
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 SERIES = {f"market:ohlcv:{symbol}:{name}" for symbol in SYMBOLS for name in ("5m", "1h")}
-# Short intervals, so that a hang shows soon. All else is as it comes.
+# Short intervals, so that a hang shows soon. All other settings have their defaults.
 GOOD = f"""\
 BINANCE_BASE_URL=http://127.0.0.1:18080
 SYMBOLS={",".join(SYMBOLS)}
 TIMEFRAMES=5m:5:20,1h:10:40
 """
-FILLED_S = 60  # from a start to the end of the first fill, an old lease included
+FILLED_S = 60  # from a start to the end of the first fill, including the wait for an old lease
 
 
 class Unit:
-    """The installed service, seen and moved as its user does."""
+    """The installed service, observed and controlled as its user would."""
 
     def __init__(self, box: Box) -> None:
         self.box = box
@@ -39,12 +39,13 @@ class Unit:
         self.forget()
 
     def forget(self) -> None:
-        """`journal` begins here."""
+        """Let `journal` begin here."""
         said = self._journalctl("--lines=1", "-o", "json")
         self._cursor = json.loads(said)["__CURSOR"] if said else ""
 
     def run(self, *command: str, code: int | None = 0, **environ: str) -> str:
-        """What `command` says as the user; the test fails at another exit code, unless None."""
+        """Run a command as the user and return its output; the test fails if the exit code is not
+        `code`, unless that is None."""
         return self._said(self.box.run(*command, **environ), code)
 
     def systemctl(self, *arguments: str, code: int | None = 0) -> str:
@@ -74,7 +75,7 @@ class Unit:
         return int(self.show("MainPID"))
 
     def is_ok(self) -> bool:
-        """Active, with every series fresh and the lease its own."""
+        """Whether it is active and leads, with every series fresh."""
         status = f"ok: of {len(SYMBOLS)} symbols fresh 5m={len(SYMBOLS)} 1h={len(SYMBOLS)}"
         return self.show("ActiveState") == "active" and self.show("StatusText") == status
 
@@ -91,7 +92,7 @@ class Unit:
         return set(self.redis("--scan", "--pattern", "market:ohlcv:*").splitlines())
 
     def fault(self, **fault: object) -> None:
-        """Begin a fault of the exchange, or end all if none is given."""
+        """Begin a fault of the exchange; without arguments, end all faults."""
         post = ["-X", "POST", "-d", json.dumps(fault)] if fault else ["-X", "DELETE"]
         self.run("curl", "-sS", "--fail", *post, "http://127.0.0.1:18080/sim/fault")
 
@@ -100,7 +101,7 @@ class Unit:
         return self.run("journalctl", "--user", "-u", UNIT, "--quiet", *after, *options)
 
     def journal(self, containing: str = "") -> list[dict[str, Any]]:
-        """What the service and systemd said of it since `forget`."""
+        """The entries of the service, and those of systemd about it, since `forget`."""
         entries = [json.loads(line) for line in self._journalctl("-o", "json").splitlines()]
         return [entry for entry in entries if containing in entry["MESSAGE"]]
 
@@ -112,7 +113,7 @@ class Unit:
 
 @pytest.fixture(scope="session")
 def box() -> Iterator[Box]:
-    """A box with the project, a Redis and the simulated exchange, which outlive the user's
+    """A box with the project, a Redis and the simulated exchange, which outlive the user
     manager."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the box like a Ctrl-C
     try:
@@ -128,7 +129,7 @@ def box() -> Iterator[Box]:
 
 @pytest.fixture
 def unit(box: Box) -> Iterator[Unit]:
-    """The unit after `make install`, and what it said if the test fails."""
+    """The unit after `make install`; prints its journal, which pytest shows for a failed test."""
     unit = Unit(box)
     unit.run("rm", "-rf", DROP_IN)
     unit.write(SETTINGS, GOOD)

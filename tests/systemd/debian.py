@@ -1,4 +1,4 @@
-"""The Debian that boxes run on: made by debootstrap once, and kept in `cache()`."""
+"""The Debian that boxes run on: built once by debootstrap, and kept in `cache()`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUILD_S = 900
 
 
 class NoBox(Exception):
-    """Why there is no box, and how to mend that."""
+    """There can be no box; the message says why, and how to fix that."""
 
 
 def cache() -> Path:
@@ -28,7 +28,7 @@ def cache() -> Path:
 
 
 def mirror() -> str:
-    """SYSTEMD_TEST_MIRROR, or where this machine's own packages of the release come from."""
+    """SYSTEMD_TEST_MIRROR, or the mirror of this machine's own packages of the release."""
     if given := os.environ.get("SYSTEMD_TEST_MIRROR"):
         return given
     policy = ""
@@ -42,7 +42,7 @@ def mirror() -> str:
 
 
 def needs() -> None:
-    """Raises NoBox if something is missing that this cannot do without."""
+    """Raises NoBox if a requirement is missing."""
     if os.geteuid() != 0:
         raise NoBox("root is needed, for namespaces and mounts: sudo make test-systemd")
     tools = {"debootstrap": "debootstrap", "systemd-nspawn": "systemd-container"}
@@ -51,7 +51,7 @@ def needs() -> None:
 
 
 def build() -> Path:
-    """The Debian, made if it is not there yet."""
+    """The root folder of the Debian, which is built if it is missing."""
     packages = PACKAGES.split()
     target = cache() / f"{SUITE}-{hashlib.sha256(PACKAGES.encode()).hexdigest()[:8]}"
     if target.exists():
@@ -61,7 +61,7 @@ def build() -> Path:
     print(f"building {target} from {url}, once", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as folder:
         new, log = Path(folder, "root"), Path(folder, "log")
-        # unshare: what debootstrap mounts is gone with it, however it ends.
+        # unshare: debootstrap's mounts vanish with it, however it ends.
         with log.open("w") as output:
             done = subprocess.run(
                 [
@@ -81,7 +81,7 @@ def build() -> Path:
         if done.returncode:
             raise NoBox(f"debootstrap failed:\n{log.read_text()[-2000:]}")
         _configure(new)
-        with suppress(OSError):  # somebody else was faster
+        with suppress(OSError):  # another run was faster
             new.rename(target)
     return target
 
@@ -94,7 +94,7 @@ def _configure(root: Path) -> None:
     for name, text in {"hostname": "box\n", "hosts": "127.0.0.1 localhost box\n"}.items():
         Path(root, "etc", name).write_text(text)
         Path(root, "etc", name).chmod(0o644)
-    # Only a journal on disk has a file for each user, which `journalctl --user` reads.
+    # Only a journal on disk has a file per user, which `journalctl --user` reads.
     Path(root, "var/log/journal").mkdir(exist_ok=True)
     linger = Path(root, "var/lib/systemd/linger")
     linger.mkdir(parents=True, exist_ok=True)

@@ -14,11 +14,10 @@ from tests.systemd.debian import UID
 UNIT_FILE = f"{HOME}/.config/systemd/user/{UNIT}"
 WANTED = f"{HOME}/.config/systemd/user/default.target.wants/{UNIT}"
 RESTART_S, WATCHDOG_S, STOP_S = 5, 30, 5  # as the unit and the service promise
-SLOW_S = 20  # what a busy machine may take longer
-HANG_SHOWS_S = 0.8 * 5 + 15  # a loop with an interval of 5 s is late by HANG_S
+SLOW_S = 20  # extra time for a busy machine
+HANG_SHOWS_S = 0.8 * 5 + 15  # GIVE_UP_SHARE of a 5 s interval, plus HANG_S
 
-# Put before everything that the service imports: a refresh of the process that is named in a
-# file never ends.
+# Imported before everything else: the refreshes of the process whose pid is in a file never end.
 HANG = f"""\
 import concurrent.futures, os, pathlib, threading
 
@@ -89,7 +88,7 @@ def test_killed_it_is_started_again(unit: Unit) -> None:
 
 
 def ended_by_watchdog(unit: Unit, pid: int) -> None:
-    """Wait for it, and for the restart."""
+    """Wait until the watchdog has ended the service and systemd has restarted it."""
     unit.wait_for_journal("Watchdog timeout (limit 30s)!", HANG_SHOWS_S + WATCHDOG_S + SLOW_S)
     unit.wait_for_journal("Failed with result 'watchdog'", SLOW_S)
     unit.wait_for_another(pid, RESTART_S + SLOW_S)

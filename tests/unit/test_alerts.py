@@ -1,4 +1,4 @@
-"""docs/alerts.yml watches metrics that there are, so that a renamed one cannot silence an alert."""
+"""docs/alerts.yml uses only existing metrics, so that a rename cannot silence an alert."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support import ROOT
 [GROUP] = yaml.safe_load((ROOT / "docs/alerts.yml").read_text())["groups"]
 RULES = {rule["alert"]: rule for rule in GROUP["rules"]}
 DOCS = (ROOT / "docs/operations.md").read_text()
-OF_PROMETHEUS = {"job", "instance"}  # labels that it puts on what it reads
+OF_PROMETHEUS = {"job", "instance"}  # labels that Prometheus adds
 
 
 @pytest.fixture
 def samples() -> list[Sample]:
-    """Those of a service that has read nothing yet, and `up`, which Prometheus adds."""
+    """The samples of a service that has read nothing yet, and `up`, which Prometheus adds."""
     settings = Settings.from_env({})
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     families = text_string_to_metric_families(health.metrics(service.health()[1]))

@@ -32,7 +32,7 @@ def test_refreshes_an_hour() -> None:
 
 def test_an_hour_does_not_depend_on_what_part_of_the_schedule_was_seen() -> None:
     hourly = {"5m": 120, "1h": 30, "4h": 12}
-    for refreshes_1h in (2, 3):  # of which a window of 300 s has either
+    for refreshes_1h in (2, 3):  # a window of 300 s has either number
         kinds = {
             "klines 5m 3": Kind(290, 2900),
             "ticker/24hr": Kind(20, 4000),
@@ -89,7 +89,7 @@ def test_turns_of_a_connection() -> None:
     counts = Counts()
     connection = _Connection(counts)
     for sent, received in (
-        (resp("EVAL", "return 1", "1", "market:leader"), b":1\r\n"),  # no refresh's
+        (resp("EVAL", "return 1", "1", "market:leader"), b":1\r\n"),  # not part of a refresh
         (resp("WATCH", "k"), b"+OK\r\n"),
         (resp("GET", "k"), b"$1\r\nv\r\n"),
         (resp("MULTI") + resp("SET", "a", "1"), b"+OK\r\n+QUEUED\r\n"),  # answers come early
@@ -172,7 +172,7 @@ def test_whenever_a_run_begins_all_timeframes_refresh_in_its_window() -> None:
     for now_s in range(COMBINED_S):
         start_at = steady_start(now_s + 0.5)
         assert start_at % 30 == 0
-        assert PREPARE_S <= start_at - now_s <= 8 * 60  # or it would not end within 15 minutes
+        assert PREPARE_S <= start_at - now_s <= 8 * 60  # else it would take over 15 minutes
         assert any(
             start_at + EARLIEST_S <= at <= start_at + LATEST_S
             for at in (COMBINED_S, 2 * COMBINED_S)

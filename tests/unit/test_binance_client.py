@@ -58,7 +58,7 @@ class TestRateLimiter:
         clock.now += 10
         limiter.acquire(40)
         assert clock.waits == []
-        limiter.acquire(50)  # needs the 60 back, which are free 60 s after they were spent
+        limiter.acquire(50)  # needs the 60 back, which are released 60 s after they were spent
         assert clock.waits == [50.0]
         limiter.acquire(50)
         assert clock.waits == [50.0, 10.0]
@@ -114,8 +114,8 @@ class TestRateLimiter:
         self, limiter: RateLimiter, clock: Clock
     ) -> None:
         limiter.acquire(10)
-        limiter.observe(1190)  # 1180 of it are not ours
-        limiter.observe(50)  # less than is known: no news
+        limiter.observe(1190)  # 1180 of it is from other programs
+        limiter.observe(50)  # less than already known: ignored
         assert limiter.state()[0] == 1190
         limiter.acquire(10)
         limiter.acquire(1)
@@ -340,7 +340,7 @@ class TestClock:
     def test_a_clock_that_steps_costs_no_more_than_the_reads_while_it_is_slow(
         self, limiter: RateLimiter, step_s: float, borne: bool
     ) -> None:
-        """The candle is of this second; it is judged by the clock of when it came."""
+        """The candle opens this very second; it is judged by the clock at its arrival."""
         responses.get(KLINES, json=[row(NOW - STEP), row()])
         wall = Clock(NOW / 1000)
         client = BinanceClient(BASE, limiter, wait=lambda _: False, wall_clock=wall)

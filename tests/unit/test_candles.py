@@ -1,4 +1,4 @@
-"""Joining what is read to what is held, and what is told of a refresh."""
+"""Joining fetched candles to the held series, and the updates that are published."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class TestJoin:
     def test_what_may_hide_a_missing_candle_does_not_join(self) -> None:
         assert self.joined([1, 2, 3], 5, 6) is None  # no overlap
         assert self.joined([1, 2, 3], 4, 5) is None  # adjacent: was 3 final?
-        assert self.joined([1, 2, 3], 3, 4, 5) is None  # nor is it known that 2 was
-        assert self.joined([1, 2, 3], 1, 2) is None  # ends before what is held
+        assert self.joined([1, 2, 3], 3, 4, 5) is None  # was 2 final?
+        assert self.joined([1, 2, 3], 1, 2) is None  # ends before the held series
         assert self.joined([1, 2, 3], 2, 3, 5) is None  # a new gap
-        assert self.joined([2, 3, 4], 1, 2, 3, 4, 5) is None  # begins before
+        assert self.joined([2, 3, 4], 1, 2, 3, 4, 5) is None  # begins before the held series
 
     def test_a_gap_that_is_known_is_accepted(self) -> None:
         assert self.joined([1, 3, 4], 1, 3, 4, 5) == [1, 3, 4, 5]
-        assert self.joined([1, 2, 3, 4], 1, 3, 4) is None  # 2 was there
+        assert self.joined([1, 2, 3, 4], 1, 3, 4) is None  # 2 is held
 
     def test_text_is_the_contract_s_json(self) -> None:
         numbers = ["0.00002400", "10000000000000000", "0.1", "3.0", "12345678.12500000"]

@@ -1,5 +1,5 @@
 """Indicators against TA-Lib on whole series, against definitions worked by hand, and on markets
-that are short, dead, silent or mad."""
+with few candles, no moves, no volume or huge spikes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def column(candles: Sequence[Candle], name: str) -> Any:
 
 
 def numbers(value: Any) -> list[float]:
-    """All numbers in what an indicator returned."""
+    """All numbers in the result of an indicator."""
     if isinstance(value, dict):
         return [number for each in value.values() for number in numbers(each)]
     if isinstance(value, tuple):
@@ -75,7 +75,7 @@ class TestAgainstTaLib:
         assert found.d == pytest.approx(k[-3:].mean(), abs=1e-6)
 
     def test_of_a_still_price_ta_lib_makes_numbers(self) -> None:
-        """Why the reasons are ours."""
+        """TA-Lib gives numbers where there is no answer, so the reasons are our own."""
         still = np.full(300, 100.0)
         assert talib.RSI(still, 14)[-1] == 0
         assert np.isfinite(talib.STOCHRSI(still, 14, 14, 3)[1][-1])
@@ -148,7 +148,7 @@ class TestByHand:
 class TestOddMarkets:
     @pytest.mark.parametrize("name", ALL)
     def test_too_few_candles(self, name: str, candles: list[Candle]) -> None:
-        """Ten are too few for all but VWAP; as many as are needed are enough."""
+        """Ten are too few for all but VWAP; the required number is enough."""
         need = NEEDS[name]
         assert indicators.compute(candles[-need:], x=ALL[name])[1] == {}
         if need > 1:
@@ -173,7 +173,7 @@ class TestOddMarkets:
 
     @pytest.mark.parametrize("still", [40, 100, 1000])
     def test_a_market_that_went_still(self, still: int) -> None:
-        """RSI of moves long ago is a number, but tells nothing; its rounding even less."""
+        """The RSI of moves long past is a number without meaning, and in the end rounding error."""
         closes = [candle.close for candle in walk(100)]
         candles = from_closes(closes + closes[-1:] * still)
         _, reasons = indicators.compute(candles, **ALL)
@@ -206,7 +206,7 @@ class TestOddMarkets:
 
     @pytest.mark.parametrize("factor", [1e6, 1e-6])
     def test_a_spike_long_ago_is_forgotten(self, candles: list[Candle], factor: float) -> None:
-        """What only looks at a window is as if it had never been."""
+        """Indicators of a window ignore a spike before it."""
         mad = list(candles)
         mad[-100] = scaled([mad[-100]], factor)[0]
         for function in (indicators.bollinger, indicators.squeeze, indicators.vwap):

@@ -1,4 +1,4 @@
-"""The loop under a moved clock."""
+"""The refresh loop under a fake clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from settings import Timeframe
 
 
 class MovedLoop(RefreshLoop):
-    """A loop whose waits move its wall clock; it ends after `turns` refreshes."""
+    """A loop whose waits advance its wall clock; it ends after `turns` refreshes."""
 
     brings = True
 
@@ -36,11 +36,11 @@ class MovedLoop(RefreshLoop):
 
 
 class SteppedLoop(MovedLoop):
-    """Its wall clock steps by `step_s` when `at_s` seconds have really passed."""
+    """A loop whose wall clock steps by `step_s` when `at_s` real seconds have passed."""
 
     def __init__(self, step_s: float, at_s: float, turns: int) -> None:
         self.passed_s, self._step_s, self._at_s = 0.0, step_s, at_s
-        self.fired_s: list[float] = []  # really
+        self.fired_s: list[float] = []  # in real seconds
         super().__init__(30, turns, takes_s=0.2, now=self.now)
 
     @property
@@ -78,13 +78,14 @@ class TestRefreshLoop:
     def test_a_clock_that_steps_makes_no_storm_and_no_hole(
         self, monkeypatch: pytest.MonkeyPatch, step_s: float, at_s: float
     ) -> None:
-        """Due after 20.3 s and 50.3 s, for 0.2 s: it steps before, in and after a refresh."""
+        """Refreshes are due after 20.3 s and 50.3 s and take 0.2 s: the clock steps before, during
+        and after one."""
         loop = SteppedLoop(step_s, at_s, turns=8)
         monkeypatch.setattr(time, "monotonic", lambda: loop.passed_s)
         loop.run()
         between = [b - a for a, b in pairwise(loop.fired_s)]
         assert max(between) < 30 + 2 * WAKE_S + 0.01
-        assert sum(gap < 20 for gap in between[1:]) <= 2  # one early, and that which aligns again
+        assert sum(gap < 20 for gap in between[1:]) <= 2  # an early one, and one that realigns
         assert loop.fired[-3:] == pytest.approx(
             [loop.fired[-1] - 60, loop.fired[-1] - 30, loop.fired[-1]]
         )

@@ -1,4 +1,4 @@
-"""Scores as pure functions, and what the scanner puts into Redis."""
+"""Scores as pure functions, and what the scanner writes to Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, and what is said of the rest."""
+"""Settings: accepted values, and the errors for all others."""
 
 from __future__ import annotations
 

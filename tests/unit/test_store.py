@@ -1,4 +1,4 @@
-"""The store: what is held, what Redis lacks of it, and what is told."""
+"""The store: what it holds, what is pending for Redis, and what is published."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STEP = 300_000
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The boot clock: a list of one, which a test may change."""
+    """The boot clock, as a list of one instant that a test may change."""
     clock = [1000.0]
     monkeypatch.setattr(time, "clock_gettime", lambda _: clock[0])
     return clock
@@ -113,6 +113,23 @@ class TestPending:
         store.sent(pending)
         assert store.pending().entries == {A: newer} and list(store.pending().updates) == ["5m"]
 
+    def test_an_update_that_was_sent_is_no_part_of_the_next(self, store: Store) -> None:
+        """Even if the next refresh was taken while it was being sent."""
+        take(store, {A: series(), B: series()})
+        pending = store.pending()
+        take(store, {A: Retryable("x"), B: series(11)})
+        store.sent(pending)
+        update = store.pending().updates["5m"]
+        assert (update.updated, update.failed) == ({"BUSDT"}, {"AUSDT"})
+
+    def test_an_update_that_could_not_be_sent_is_part_of_the_next(self, store: Store) -> None:
+        take(store, {A: series(), B: series()})
+        for _ in range(2):
+            assert store.pending().updates["5m"].updated == {"AUSDT", "BUSDT"}
+        take(store, {A: Retryable("x"), B: Retryable("x")})
+        assert store.is_behind()
+        assert store.pending().updates["5m"].updated == {"AUSDT", "BUSDT"}
+
     def test_an_update_that_nobody_heard_is_part_of_the_next(self, store: Store) -> None:
         take(store, {A: series(), B: Retryable("x")})
         take(store, {A: Retryable("x"), B: series()})
@@ -136,17 +153,17 @@ class TestPending:
         deliver(store)
         assert store.view().filled
         take(store, {A: series(), B: series()})
-        assert store.pending().of_all is None  # not again before 1h, too, was published again
+        assert store.pending().of_all is None  # not again before 1h is published again too
 
     def test_a_resend_in_the_middle_of_a_delivery_is_not_lost(self, store: Store) -> None:
         take(store, {A: series(), B: series()})
         pending = store.pending()
-        store.resend()  # the clock was set, say
+        store.resend()  # as after a clock step
         store.sent(pending)
         assert set(store.pending().entries) == {A, B}
 
     def test_all_says_of_a_symbol_what_its_timeframe_says(self, store: Store) -> None:
-        """Even where a symbol failed in the last of several refreshes that nobody has heard of."""
+        """Even if a symbol failed in the last of several refreshes that were not published yet."""
         hour = {Feed("AUSDT", "1h"): series(), Feed("BUSDT", "1h"): series()}
         take(store, {A: series(), B: series()})
         take(store, {A: Retryable("x"), B: series()})
@@ -170,7 +187,7 @@ class TestForget:
         assert store.view().held == {} and not store.view().filled
 
     def test_a_refresh_from_before_brings_nothing(self, store: Store) -> None:
-        """Another instance led since it began, and what that one wrote may be newer."""
+        """Another instance has led since the refresh began, and its data may be newer."""
         started = time.monotonic()
         store.forget()
         update = store.take(FIVE, {A: series(), B: Retryable("x")}, started)
@@ -202,7 +219,7 @@ class TestLooks:
         take(store, {Feed("AUSDT", PRICE): unknown, Feed("BUSDT", PRICE): Retryable("x")})
         assert store.unknown_symbols() == ["AUSDT"]
         take(store, {Feed("AUSDT", PRICE): Retryable("HTTP 500")})
-        assert store.unknown_symbols() == ["AUSDT"]  # a passing trouble tells nothing new
+        assert store.unknown_symbols() == ["AUSDT"]  # a temporary error says nothing new
         take(store, {Feed("AUSDT", PRICE): price()})
         assert store.unknown_symbols() == []
 
