@@ -17,6 +17,22 @@ HOUR_MS = 3_600_000
 MIDNIGHT_MS = 1_795_478_400_000  # 2026-11-24T00:00:00Z
 
 
+# A moment that is the open time of a 5m candle, and the length of one.
+NOW_MS, STEP_MS = 1_800_000_000_000, 300_000
+
+
+def row(open_ms: Any = NOW_MS, **changes: Any) -> list[Any]:
+    """A klines row of the exchange."""
+    prices = {"open": "2.0", "high": "4.0", "low": "1.0", "close": "3.0", "volume": "5.5"} | changes
+    return [open_ms, *prices.values(), NOW_MS + STEP_MS - 1, "11.0", 7, "1.0", "2.0", "0"]
+
+
+def ticker(symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
+    """A 24 h ticker of the exchange."""
+    numbers = {"lastPrice": "2.5", "priceChangePercent": "-1.25", "volume": "9.0"}
+    return {"symbol": symbol} | numbers | {"closeTime": NOW_MS} | changes
+
+
 def written(rows: Sequence[Sequence[Any]]) -> Candles:
     """Rows of the exchange as the client returns them."""
     text = json.dumps(rows, separators=(",", ":")).encode()
@@ -81,3 +97,7 @@ def update(symbols: list[str], failed: Iterable[str] = (), timestamp: int = 1) -
     """The payload of a publish by the service."""
     body = {"symbols": symbols, "failed": list(failed), "timestamp": timestamp, "duration_ms": 5}
     return json.dumps(body)
+
+
+RISING = from_closes([100 * 1.01**n for n in range(100)])
+FALLING = from_closes([100 * 0.99**n for n in range(100)])

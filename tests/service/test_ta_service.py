@@ -18,13 +18,8 @@ from consumers.ta_service import (
     state_key,
 )
 from redis_log import read_log
-from tests.candles import from_closes, put_candles
+from tests.candles import FALLING, RISING, put_candles
 from tests.support import RedisServer, lose_an_answer
-
-RISING = from_closes([100 * 1.01**n for n in range(100)])
-
-
-FALLING = from_closes([100 * 0.99**n for n in range(100)])
 
 
 @pytest.fixture

@@ -14,22 +14,9 @@ from binance_answers import (
     parse_klines,
     parse_tickers,
 )
-from tests.candles import rows_of
-
-STEP = 300_000
-
-
-NOW = 1_800_000_000_000  # a multiple of 5 minutes
-
-
-def row(open_ms: Any = NOW, **changes: Any) -> list[Any]:
-    prices = {"open": "2.0", "high": "4.0", "low": "1.0", "close": "3.0", "volume": "5.5"} | changes
-    return [open_ms, *prices.values(), NOW + STEP - 1, "11.0", 7, "1.0", "2.0", "0"]
-
-
-def ticker(symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
-    fields = {"lastPrice": "2.5", "priceChangePercent": "-1.25", "volume": "9.0", "closeTime": NOW}
-    return {"symbol": symbol} | fields | changes
+from tests.candles import NOW_MS as NOW
+from tests.candles import STEP_MS as STEP
+from tests.candles import row, rows_of, ticker
 
 
 def parse(rows: Any, now_ms: int = NOW) -> Candles:

@@ -21,23 +21,13 @@ from binance_answers import (
     parse_listing,
 )
 from binance_client import BinanceClient, RateLimiter
-from tests.candles import rows_of
+from tests.candles import NOW_MS as NOW
+from tests.candles import STEP_MS as STEP
+from tests.candles import row, rows_of, ticker
 from tests.support import Clock, until
 
 BASE = "https://api.binance.us"
-STEP = 300_000
-NOW = 1_800_000_000_000  # a multiple of 5 minutes
 KLINES, TICKERS = f"{BASE}/api/v3/klines", f"{BASE}/api/v3/ticker/24hr"
-
-
-def row(open_ms: Any = NOW, **changes: Any) -> list[Any]:
-    prices = {"open": "2.0", "high": "4.0", "low": "1.0", "close": "3.0", "volume": "5.5"} | changes
-    return [open_ms, *prices.values(), NOW + STEP - 1, "11.0", 7, "1.0", "2.0", "0"]
-
-
-def ticker(symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
-    fields = {"lastPrice": "2.5", "priceChangePercent": "-1.25", "volume": "9.0", "closeTime": NOW}
-    return {"symbol": symbol} | fields | changes
 
 
 @pytest.fixture

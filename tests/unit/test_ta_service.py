@@ -19,9 +19,6 @@ from consumers.ta_service import (
 )
 from tests.candles import from_closes, walk
 
-RISING = from_closes([100 * 1.01**n for n in range(100)])
-FALLING = from_closes([100 * 0.99**n for n in range(100)])
-
 
 class TestStates:
     def test_analysis_of_a_series(self) -> None:
