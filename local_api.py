@@ -225,7 +225,7 @@ def _read(name: str, query: str) -> dict[str, str]:
 
 def _check_text(parameter: str, text: str) -> None:
     """Whether the exchange would take `text` for one parameter."""
-    if not text or (parameter, text) == ("symbols", "[]"):
+    if not text:
         raise ApiError(-1105, f"Parameter '{parameter}' was empty.")
     if parameter in _LEGAL and not re.fullmatch(_LEGAL[parameter], text):
         legal = _LEGAL[parameter]
@@ -251,6 +251,8 @@ def _check_together(name: str, params: dict[str, str]) -> None:
         raise _invalid("type")
     if int(params.get("limit", 1)) < 1:
         raise _invalid("limit")
+    if params.get("symbols") == "[]":
+        raise ApiError(-1105, "Parameter 'symbols' was empty.")
 
 
 def _invalid(parameter: str, why: str = "") -> ApiError:
