@@ -66,6 +66,13 @@ def until(
         time.sleep(every_s)
 
 
+def quiet_interval(low: int, high: int) -> int:
+    """A refresh interval from `low` to `high` seconds whose next tick is as far off as possible,
+    for tests that a second refresh would disturb."""
+    now = time.time()
+    return max(range(low, high + 1), key=lambda interval: -now % interval)
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from demo.exchange import Exchange
 from settings import VERSION
-from tests.support import Service, until
+from tests.support import Service, quiet_interval, until
 
 COINS = ("BTC", "ETH", "SOL", "XRP")
 SYMBOLS = [f"{coin}USDT" for coin in COINS]
@@ -30,7 +30,8 @@ def service(start_service: Callable[..., Service], exchange: Exchange) -> Iterat
     """A service that has read everything, the listing too, and does not refresh for hours. After
     the test, the exchange must have seen no client but the service, and no further requests."""
     running = start_service(
-        SYMBOLS=",".join(SYMBOLS), TIMEFRAMES="1m:50:9000,5m:9000:9001,1h:9000:9001"
+        SYMBOLS=",".join(SYMBOLS),
+        TIMEFRAMES=f"1m:{quiet_interval(31, 59)}:9000,5m:9000:9001,1h:9000:9001",
     )
     until(lambda: "/api/v3/exchangeInfo" in exchange.totals["paths"], 20)
     running.wait_for("ok")

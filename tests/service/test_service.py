@@ -23,7 +23,16 @@ import redis
 
 from demo.exchange import Exchange
 from redis_log import connect, read_log
-from tests.support import ENVIRON, ROOT, Program, RedisServer, Service, free_port, until
+from tests.support import (
+    ENVIRON,
+    ROOT,
+    Program,
+    RedisServer,
+    Service,
+    free_port,
+    quiet_interval,
+    until,
+)
 
 Start = Callable[..., Service]
 SYMBOLS = "BTCUSDT,ETHUSDT,SOLUSDT,XRPUSDT,ADAUSDT,DOGEUSDT,AVAXUSDT,LINKUSDT,DOTUSDT,LTCUSDT"
@@ -78,7 +87,10 @@ class TestFill:
     ) -> None:
         client = redis_server.client
         heard = heard_by(redis_server.client)
-        service = start_service()
+        often, seldom, rarely = (
+            quiet_interval(*each) for each in ((31, 59), (99, 299), (300, 599))
+        )
+        service = start_service(TIMEFRAMES=f"5m:{often}:120,1h:{seldom}:300,4h:{rarely}:600")
         body = service.wait_for("ok")
         channels = [next_update(heard)[0] for _ in range(4)]
         assert sorted(channels) == [f"market:update:{x}" for x in ("1h", "4h", "5m", "all")]
