@@ -92,11 +92,13 @@ class PaperTrader:
 
     def __init__(self, cache: MarketCache, stake: float) -> None:
         self._cache, self._stake = cache, stake
-        self._lease = Lease(cache.client, LEADER_KEY, LEASE_TTL_S, on_passed=self._fall_behind)
+        self._lease = Lease(cache.client, LEADER_KEY, LEASE_TTL_S)
+        # The fence of this turn, taken before anything is read: after a change of leader, even one
+        # that the thread renewing the lease has already noticed, nothing of the turn is written.
+        self._fence: tuple[str, str] | None = None
         self._book = Book()
-        # Whether `_book` is what Redis has. The thread that renews the lease clears it, the main
-        # thread sets it; one flag needs no lock.
-        self._in_step = False
+        # The fence under which `_book` was what Redis has; None if that is not known.
+        self._in_step_under: tuple[str, str] | None = None
         self._waiting: deque[Signal] = deque()  # received, not yet acted on
         self._refused: set[str] = set()  # symbols whose sale waits for a price, logged once
 
@@ -118,31 +120,27 @@ class PaperTrader:
             with suppress(redis.RedisError):
                 self._lease.claim()
 
-    def _fall_behind(self) -> None:
-        """Another trader may have traded: the book must be read again."""
-        self._in_step = False
-
     def turn(self, message: tuple[str, str] | None) -> None:
         """Act on a message, then on whatever is left to do, unless another trader leads."""
         if message is None:
             self._lease.claim()
         for _ in range(2):  # again if Redis lost the term with its data, but nobody took over
+            self._fence = self._lease.fence()
             if self._lease.stands_by():
-                self._fall_behind()
                 self._waiting.clear()
                 return
             try:
                 self._work(message)
                 return
             except Fenced:
-                self._fall_behind()
+                self._in_step_under = None
                 self._lease.claim()
                 message = None
 
     def _work(self, message: tuple[str, str] | None) -> None:
         if message and message[0] == SIGNALS_CHANNEL and (signal := _signal(message[1])):
             self._waiting.append(signal)
-        if message is None or not self._in_step:
+        if message is None or self._in_step_under != self._fence:
             self._load()
             self._catch_up()
         while self._waiting:
@@ -174,12 +172,12 @@ class PaperTrader:
         else:
             journal.event(logging.WARNING, "positions_lost", positions=len(self._book.positions))
             self._keep(self._book)
-        self._in_step = True
+        self._in_step_under = self._fence
 
     def _keep(self, book: Book) -> None:
         batch = self._cache.logged.batch()
         batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
-        self._cache.logged.send(batch, fence=self._lease.fence())
+        self._cache.logged.send(batch, fence=self._fence)
         self._book = book
 
     def _catch_up(self) -> None:
@@ -263,9 +261,11 @@ class PaperTrader:
         batch = self._cache.logged.batch()
         batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
         batch.trade(TRADES_CHANNEL, json.dumps(trade), summary)
-        self._in_step = False  # if the answer is lost, only Redis knows whether it was executed
-        self._cache.logged.send(batch, fence=self._lease.fence())
-        self._book, self._in_step = book, True
+        self._in_step_under = (
+            None  # if the answer is lost, only Redis knows whether it was executed
+        )
+        self._cache.logged.send(batch, fence=self._fence)
+        self._book, self._in_step_under = book, self._fence
         journal.event(logging.INFO, "trade", what=summary)
 
     def _refuse(self, symbol: str, reason: str) -> None:

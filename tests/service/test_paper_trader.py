@@ -325,6 +325,36 @@ class TestTwoTraders:
         trader.turn(signal("ribbon_up"))
         assert book(client)["trades"] == 1 and len(log_of(client, "trade")) == 1
 
+    @pytest.mark.parametrize("sent", [False, True], ids=["before", "after"])
+    def test_one_that_was_overtaken_and_leads_again_reads_the_book_again(
+        self, trader: PaperTrader, client: Any, monkeypatch: pytest.MonkeyPatch, sent: bool
+    ) -> None:
+        """The thread that renews the lease has a new term before, or just after, a trade of the
+        main thread is sent: what the other one traded meanwhile is neither lost nor done twice."""
+        logged = trader._cache.logged
+        send = logged.send
+
+        def overtaken(batch: Any, **fence: Any) -> None:
+            monkeypatch.undo()
+            if sent:
+                send(batch, **fence)
+            client.delete(LEADER_KEY)
+            other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+            other.turn(None)
+            other.turn(signal("ribbon_up", "BUSDT"))
+            client.delete(LEADER_KEY)
+            trader._lease.claim()
+            if not sent:
+                send(batch, **fence)
+
+        for symbol in ("AUSDT", "BUSDT", "CUSDT"):
+            put_price(client, symbol, 50.0)
+        monkeypatch.setattr(logged, "send", overtaken)
+        trader.turn(signal("ribbon_up", "AUSDT"))
+        trader.turn(signal("ribbon_up", "CUSDT"))
+        assert set(book(client)["positions"]) == {"AUSDT", "BUSDT", "CUSDT"}
+        assert book(client)["trades"] == len(log_of(client, "trade")) == 3
+
     def test_who_takes_over_sells_what_the_other_bought(
         self, trader: PaperTrader, client: Any
     ) -> None:
