@@ -27,6 +27,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 
 import redis
@@ -307,30 +308,42 @@ def once(settings: Settings) -> int:
     return 0 if committed and complete else 1
 
 
-def serve(settings: Settings) -> int:
-    """Run until SIGTERM or SIGINT; the handlers only note, this thread acts."""
-    received: list[tuple[int, float]] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda signum, _: received.append((signum, time.monotonic())))
-    # Each signal writes a byte to it, so one that comes just before a wait ends it, too.
-    awake, wake = socket.socketpair()
-    wake.setblocking(False)
-    signal.set_wakeup_fd(wake.fileno())
+class Signals:
+    """The SIGTERMs and SIGINTs that come from now on. Their handler only notes: an exception raised
+    in one can get lost, and then the program would never end."""
+
+    def __init__(self) -> None:
+        self.received: list[tuple[int, float]] = []  # and when, monotonic
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda signum, _: self._note(signum))
+        # Each signal writes a byte to it, so one that comes just before a wait ends it, too.
+        self._awake, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        signal.set_wakeup_fd(self._wake.fileno())
+
+    def _note(self, signum: int) -> None:
+        self.received.append((signum, time.monotonic()))
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a signal, at most `seconds`; True if there is one."""
+        return bool(select.select([self._awake], [], [], seconds)[0])
+
+
+def serve(settings: Settings, signals: Signals) -> int:
+    """Run until a signal."""
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     server = _listen(service)
     server.start()
     service.start()
     ready_by = time.monotonic() + READY_AFTER_S
-    while not received:
-        if select.select([awake], [], [], MAINTAIN_EVERY_S)[0]:
-            continue
+    while not signals.wait(MAINTAIN_EVERY_S):
         try:
             service.maintain()
             if os.environ.get("NOTIFY_SOCKET"):
                 notify_state(service, time.monotonic() > ready_by)
         except Exception as error:  # a bug, which must not end the program
             log_bug(error)
-    signum, received_at = received[0]
+    signum, received_at = signals.received[0]
     event(logging.INFO, "stop", signal=signal.Signals(signum).name)
     notify("STOPPING=1")
     service.stop(until=received_at + STOP_WITHIN_S)
@@ -381,10 +394,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             complain("market_data", problem)
         return 2
     gc.freeze()  # keeps what exists at the start out of later collections, 30 ms each
-    run = once if arguments.once else check if arguments.check else serve
-    code = 0 if run is serve else 143  # serve soon has a handler of its own
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(code))
-    write_to(sys.stdout if run is serve else sys.stderr, settings.log_level)
+    if arguments.once or arguments.check:
+        run = once if arguments.once else check
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        write_to(sys.stderr, settings.log_level)
+    else:
+        run = partial(serve, signals=Signals())
+        write_to(sys.stdout, settings.log_level)
     try:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
             return run(settings)
@@ -394,7 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except SystemExit:  # not to be passed on: Python would wait for the workers
-        return code
+        return 143
 
 
 if __name__ == "__main__":

@@ -77,7 +77,17 @@ def run(main: Main, parser: argparse.ArgumentParser, settings: str = "") -> NoRe
             exiting = True
             sys.exit(0)
 
-    for signum in END_SIGNALS:
+    def exit_after_all(lost: sys.UnraisableHookArgs) -> None:
+        """An exception is lost if the signal came in a finalizer, a callback or the like."""
+        nonlocal exiting
+        if isinstance(lost.exc_value, SystemExit):
+            exiting = False
+            signal.setitimer(signal.ITIMER_REAL, 0.01)  # not at once: here it would be lost again
+        else:
+            sys.__unraisablehook__(lost)
+
+    sys.unraisablehook = exit_after_all
+    for signum in (*END_SIGNALS, signal.SIGALRM):
         signal.signal(signum, exit_once)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = EPILOG + settings
@@ -89,7 +99,7 @@ def run(main: Main, parser: argparse.ArgumentParser, settings: str = "") -> NoRe
     finally:
         exiting = True
         # Python restores the default handlers as it exits: a late signal would kill it.
-        for signum in END_SIGNALS:
+        for signum in (*END_SIGNALS, signal.SIGALRM):
             signal.signal(signum, signal.SIG_IGN)
 
 

@@ -152,15 +152,15 @@ def main() -> int:
 
 def _end(programs: dict[str, Program]) -> list[str]:
     """End the programs that still run, consumers first. Returns a message for each failure."""
-    running = [label for label, process in programs.items() if process.poll() is None]
     for process in reversed(programs.values()):
         process.terminate()
     codes = {label: _wait(process) for label, process in programs.items()}
     return [
         f"{label} ended with exit code {code}"
         for label, code in codes.items()
-        # A program terminated while it starts has no signal handler yet.
-        if code and not (label in running and code == -signal.SIGTERM)
+        # A program that is just starting has no handler yet, and until it has its own session the
+        # terminal's Ctrl-C reaches it, too.
+        if code and -code not in END_SIGNALS
     ]
 
 

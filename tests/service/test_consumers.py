@@ -18,7 +18,16 @@ import pytest
 from consumers.market_cache import ALIVE_KEY
 from demo.exchange import Exchange
 from tests.candles import put_candles, put_price, update, walk
-from tests.support import ENVIRON, ROOT, Program, RedisServer, Service, free_port, until
+from tests.support import (
+    ENVIRON,
+    PATIENCE,
+    ROOT,
+    Program,
+    RedisServer,
+    Service,
+    free_port,
+    until,
+)
 
 Start = Callable[..., Any]
 NAMES = ("scanner", "ta_service", "paper_trader", "dashboard")
@@ -186,6 +195,22 @@ class TestPrograms:
         until(lambda: redis_server.client.hlen(ALIVE_KEY), 10, what="it is at work")
         assert program.stop(number, within_s=4) == 0
         assert not program.lines("Traceback")
+
+    def test_a_signal_whose_exception_is_lost_ends_it_all_the_same(self) -> None:
+        script = """
+import argparse, signal, threading
+from consumers.program import run
+class Lost:
+    def __del__(self):
+        signal.raise_signal(signal.SIGTERM)
+        len("here the handler runs, and Python only prints what is raised in a finalizer")
+def main(env, arguments):
+    Lost()
+    threading.Event().wait()
+run(main, argparse.ArgumentParser())
+"""
+        command = [sys.executable, "-c", script]
+        assert subprocess.run(command, cwd=ROOT, timeout=5 * PATIENCE).returncode == 0
 
     @staticmethod
     def run(name: str, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
