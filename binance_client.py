@@ -1,34 +1,28 @@
-"""Asks the exchange: one rate limiter for all threads, connections on which every answer ends.
+"""Asks the exchange, over connections.py, as often as rate_limiter.py allows.
 
 Knows nothing of Redis, refreshes or settings, and writes no log. What the answers say is in
-binance_answers.py. Weights, limits and statuses are from the exchange's public REST documentation:
-https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
+binance_answers.py. Weights and statuses are from the exchange's public REST documentation:
+https://docs.binance.us/
 """
 
 from __future__ import annotations
 
-import io
 import math
 import random
 import re
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
-from http.client import HTTPResponse
 from typing import Any
 from urllib.parse import urlencode
 
 import requests
-from requests.adapters import HTTPAdapter
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError
 
 from binance_answers import (
     MAX_TICKER_SYMBOLS,
-    REQUESTS_LIMIT,
     UNKNOWN_SYMBOL,
-    WEIGHT_LIMIT,
     BadResponse,
     Candles,
     Listing,
@@ -44,6 +38,8 @@ from binance_answers import (
     parse_listing,
     parse_tickers,
 )
+from connections import BoundedAdapter
+from rate_limiter import RateLimiter
 
 # Statuses that mean "not now", and how long to hold where Retry-After is missing.
 HOLD_S = {403: 60, 418: 120, 429: 60}
@@ -53,178 +49,6 @@ MAX_TRIES = 3
 # The pause after a failed try. It doubles with each, and is jittered down to a half.
 BACKOFF_S = 0.5
 TOO_LATE = "no time left before the next refresh"
-
-
-# --- how much may be asked ---
-
-
-class _Budget:
-    """At most `limit` units in any `window_s` seconds. Has no lock: RateLimiter's guards it."""
-
-    def __init__(self, limit: int, window_s: float) -> None:
-        self.limit, self.window_s, self.used = limit, window_s, 0
-        self._spent: deque[tuple[float, int]] = deque()  # (free again at, units), oldest first
-
-    def expire(self, now: float) -> None:
-        while self._spent and self._spent[0][0] <= now:
-            self.used -= self._spent.popleft()[1]
-
-    def wait_s(self, units: int, now: float) -> float:
-        """Seconds until `units` can be spent; 0.0 if they can now."""
-        self.expire(now)
-        used, wait_s = self.used, 0.0
-        for free_at, spent in self._spent:
-            if used + units <= self.limit:
-                break
-            used, wait_s = used - spent, free_at - now
-        return wait_s
-
-    def spend(self, units: int, now: float) -> None:
-        self._spent.append((now + self.window_s, units))
-        self.used += units
-
-
-class RateLimiter:
-    """Keeps all threads within the exchange's limits for an IP address: 1200 weight in any 60 s and
-    5000 requests in any 300 s by all programs there, `weight_limit` weight by this one.
-
-    `travel_s`, the longest that a request may take from `acquire` to the exchange, lengthens the
-    windows, so that they hold by the exchange's count too. `clock` gives monotonic seconds;
-    `wait(seconds)` sleeps, and returns True if the program is ending.
-    """
-
-    def __init__(
-        self,
-        weight_limit: int = WEIGHT_LIMIT,
-        *,
-        travel_s: float = 0.0,
-        clock: Callable[[], float] = time.monotonic,
-        wait: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self._clock, self._wait = clock, wait
-        # Guards the fields below. Workers spend, the main thread and HTTP threads look. Unlocked,
-        # two workers would both spend the last unit. Nobody waits while holding it.
-        self._lock = threading.Lock()
-        self._own = _Budget(weight_limit, 60 + travel_s)
-        self._address = _Budget(WEIGHT_LIMIT, 60 + travel_s)
-        self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
-        self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
-
-    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
-        """Wait until a request of `weight` may go out, and charge it.
-
-        Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
-        if the wait was interrupted; then nothing is charged.
-        """
-        if weight > self._own.limit:
-            raise ValueError(f"weight {weight} never fits a limit of {self._own.limit}")
-        costs = ((self._own, weight), (self._address, weight), (self._requests, 1))
-        while True:
-            with self._lock:
-                now = self._clock()
-                held_s, held_by = self._held_until - now, self._held_by
-                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
-                if max(held_s, budget_s) <= 0:
-                    for budget, units in costs:
-                        budget.spend(units, now)
-                    return
-            wait_s = max(held_s, budget_s)
-            if now + wait_s >= give_up_at:
-                if held_s > 0:
-                    raise RateLimited(f"on hold after HTTP {held_by}", wait_s, held_by)
-                raise RateLimited("the request budget is spent", wait_s)
-            if self._wait(wait_s):
-                raise Stopped("stopping")
-
-    def observe(self, used_weight: int) -> None:
-        """Note the weight that the exchange counted in its current minute. What exceeds our own
-        count was another program's, and is charged for a whole window.
-        """
-        with self._lock:
-            now = self._clock()
-            self._address.expire(now)
-            if used_weight > self._address.used:
-                self._address.spend(used_weight - self._address.used, now)
-
-    def hold(self, seconds: float, status: int) -> None:
-        """Let no request out for `seconds`: the exchange answered with HTTP `status`."""
-        with self._lock:
-            until = self._clock() + seconds
-            if until > self._held_until:
-                self._held_until, self._held_by = until, status
-
-    def state(self) -> tuple[int, float, int]:
-        """(weight used by all, seconds left of a hold or 0.0, the HTTP status behind it)."""
-        with self._lock:
-            now = self._clock()
-            self._address.expire(now)
-            return self._address.used, max(0.0, self._held_until - now), self._held_by
-
-
-# --- connections on which every answer ends ---
-
-
-class _BoundedAnswer(io.RawIOBase):
-    """One answer, which must arrive whole within the socket's timeout. The socket itself restarts
-    its timeout with every byte, so a server that drips bytes would hold a worker for ever.
-
-    HTTPResponse takes this for the socket.
-    """
-
-    def __init__(self, sock: Any) -> None:
-        super().__init__()
-        self._sock, self._raw = sock, sock.makefile("rb", buffering=0)
-        self._give_up_at = time.monotonic() + sock.gettimeout()
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        left_s = self._give_up_at - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the answer did not end in time")
-        self._sock.settimeout(left_s)
-        read: int | None = self._raw.readinto(buffer)
-        return read
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Answer(HTTPResponse):
-    """Closes the connection after any status but 200: after a 1xx another answer follows, which
-    the next request would take for its own."""
-
-    def begin(self) -> None:
-        super().begin()
-        self.will_close = self.will_close or self.status != 200
-
-
-def _bounded(sock: Any, **kwargs: Any) -> HTTPResponse:
-    answer: Any = _BoundedAnswer(sock)
-    return _Answer(answer, **kwargs)
-
-
-class _HTTPConnection(HTTPConnection):
-    response_class: Any = staticmethod(_bounded)
-
-
-class _HTTPSConnection(HTTPSConnection):
-    response_class: Any = staticmethod(_bounded)
-
-
-class _BoundedAdapter(HTTPAdapter):
-    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
-        pool.ConnectionCls = _HTTPSConnection if pool.scheme == "https" else _HTTPConnection
-        return pool
-
-
-# --- asking ---
 
 
 class BinanceClient:
@@ -250,7 +74,7 @@ class BinanceClient:
         self._wall_clock, self._wait = wall_clock, wait
         # No Session: threads may not share one, and what it adds (cookies, redirects, .netrc) is
         # not wanted; it takes a third of a request's CPU.
-        self._adapter = _BoundedAdapter(pool_maxsize=connections)
+        self._adapter = BoundedAdapter(pool_maxsize=connections)
         headers = dict(requests.utils.default_headers()) | {"User-Agent": user_agent}
         self._request = requests.Request("GET", f"{base_url}/api/v3/", headers).prepare()
         # Guards _answers: workers count, HTTP threads copy.

@@ -10,7 +10,8 @@ import redis
 
 import redis_log
 from binance_answers import BinanceError
-from binance_client import BinanceClient, RateLimiter
+from binance_client import BinanceClient
+from rate_limiter import RateLimiter
 from redis_log import redact
 from settings import Settings
 

@@ -34,7 +34,7 @@ import redis
 
 import redis_log
 from binance_answers import BinanceError
-from binance_client import BinanceClient, RateLimiter
+from binance_client import BinanceClient
 from candles import boot_s
 from check import check
 from embedded_redis import embedded_redis
@@ -44,6 +44,7 @@ from health import HealthServer, View, report
 from journal import CannotRun, Problems, complain, event, log_bug, notify, write_to
 from lease import Lease
 from local_api import LocalApi
+from rate_limiter import RateLimiter
 from redis_log import LoggedRedis, redact
 from redis_writer import MAINTAIN_EVERY_S, RedisWriter
 from settings import VERSION, Settings, Timeframe

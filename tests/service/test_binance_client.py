@@ -20,7 +20,8 @@ from binance_answers import (
     Retryable,
     parse_klines,
 )
-from binance_client import BinanceClient, RateLimiter
+from binance_client import BinanceClient
+from rate_limiter import RateLimiter
 from tests.candles import NOW_MS as NOW
 from tests.candles import row
 

@@ -21,8 +21,8 @@ import responses
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import binance_client
 import fetcher
+import rate_limiter
 import redis_log
 import store as store_module
 from binance_answers import (
@@ -37,9 +37,10 @@ from binance_answers import (
     parse_klines,
     parse_tickers,
 )
-from binance_client import BinanceClient, RateLimiter
+from binance_client import BinanceClient
 from candles import Feed, Series
 from fetcher import Fetcher
+from rate_limiter import RateLimiter
 from redis_log import DEFAULT_KEY, read_log
 from settings import Settings
 from store import Store
@@ -253,7 +254,7 @@ class Callers(Clock):
         self.used: list[tuple[float, int]] = []  # grants, and others' inferred weight
         self.held_until = 0.0
         limits: dict[str, Any] = {"WEIGHT_LIMIT": address, "REQUESTS_LIMIT": requests}
-        with patch.multiple(binance_client, **limits):
+        with patch.multiple(rate_limiter, **limits):
             self.limiter = RateLimiter(own, travel_s=travel_s, clock=self, wait=self.wait)
 
     def wait(self, seconds: float) -> bool:
