@@ -14,6 +14,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -25,6 +27,7 @@ from binance_answers import (
     UNKNOWN_SYMBOL,
     BadResponse,
     Candles,
+    Idle,
     Listing,
     RateLimited,
     Rejected,
@@ -38,13 +41,12 @@ from binance_answers import (
     parse_listing,
     parse_tickers,
 )
-from connections import BoundedAdapter
-from rate_limiter import RateLimiter
+from connections import BoundedAdapter, network_reason
+from rate_limiter import HOLD_S, RateLimiter
 
-# Statuses that mean "not now", and how long to hold where Retry-After is missing.
-HOLD_S = {403: 60, 418: 120, 429: 60}
 # A whole exchangeInfo is about 2 MB, 1000 candles are 0.2 MB.
 MAX_ANSWER_BYTES = 5_000_000
+REFUSAL_BYTES = 20_000  # of the page of a refusal
 MAX_TRIES = 3
 # The pause after a failed try. It doubles with each, and is jittered down to a half.
 BACKOFF_S = 0.5
@@ -74,17 +76,30 @@ class BinanceClient:
         self._wall_clock, self._wait = wall_clock, wait
         # No Session: threads may not share one, and what it adds (cookies, redirects, .netrc) is
         # not wanted; it takes a third of a request's CPU.
-        self._adapter = BoundedAdapter(pool_maxsize=connections)
+        self._adapter = BoundedAdapter(base_url, pool_maxsize=connections)
         headers = dict(requests.utils.default_headers()) | {"User-Agent": user_agent}
         self._request = requests.Request("GET", f"{base_url}/api/v3/", headers).prepare()
-        # Guards _answers: workers count, HTTP threads copy.
+        # Guards the fields below: workers write, HTTP threads and the main one look.
         self._lock = threading.Lock()
         self._answers: Counter[str] = Counter()  # by HTTP status; "none" if no answer came
+        self._last_refusal = ""
+        self._clock_offset_s: float | None = None
 
     def answers(self) -> dict[str, int]:
         """How many requests got each HTTP status; "none" counts those without an answer."""
         with self._lock:
             return dict(self._answers)
+
+    def last_refusal(self) -> str:
+        """The status of the last answer that meant "not now", and its own words; "" without one."""
+        with self._lock:
+            return self._last_refusal
+
+    def clock_offset_s(self) -> float | None:
+        """By how much the exchange's clock is ahead of this machine's, to a second or so; None
+        while it is not known."""
+        with self._lock:
+            return self._clock_offset_s
 
     def klines(
         self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
@@ -96,8 +111,8 @@ class BinanceClient:
 
     def tickers(
         self, symbols: Sequence[str], give_up_at: float = math.inf
-    ) -> dict[str, Ticker | BadResponse]:
-        """The 24 h ticker of each of at most 20 symbols, or what is wrong with it. Weight 1.
+    ) -> dict[str, Ticker | Idle | BadResponse]:
+        """The 24 h ticker of each of at most 20 symbols, or why there is none. Weight 1.
 
         The exchange rejects the whole call for one symbol that it does not know.
         """
@@ -108,15 +123,19 @@ class BinanceClient:
         return parse_tickers(rows, symbols, self._now_ms())
 
     def exchange_info(self, symbols: Sequence[str], give_up_at: float = math.inf) -> Listing:
-        """The listing of `symbols`, as far as they are listed. Weight 10; 20 if one is not, for
-        then the whole list must be read."""
+        """The listing of `symbols`, as far as they are listed, and the limits of this address,
+        which the limiter keeps to from now on. Weight 20; 40 if one is not listed, for then the
+        whole list must be read."""
         try:
-            info = self._get("exchangeInfo", {"symbols": as_json(symbols)}, 10, give_up_at)
+            info = self._get("exchangeInfo", {"symbols": as_json(symbols)}, 20, give_up_at)
         except Rejected as error:
             if error.code != UNKNOWN_SYMBOL:
                 raise
-            info = self._get("exchangeInfo", {}, 10, give_up_at)
-        return parse_listing(parse_json(info), symbols)
+            info = self._get("exchangeInfo", {}, 20, give_up_at)
+        listing = parse_listing(parse_json(info), symbols)
+        if listing.limits:
+            self._limiter.set_limits(listing.limits)
+        return listing
 
     def server_time(self, give_up_at: float = math.inf) -> int:
         """The exchange's clock in ms UTC. Weight 1."""
@@ -133,9 +152,9 @@ class BinanceClient:
         for tried in range(1, MAX_TRIES + 1):
             if time.monotonic() >= give_up_at:
                 raise Retryable(TOO_LATE)
-            self._limiter.acquire(weight, give_up_at)
+            era = self._limiter.acquire(weight, give_up_at)
             try:
-                return self._ask(path, params, give_up_at)
+                return self._ask(path, params, give_up_at, era)
             except RateLimited:
                 if tried == MAX_TRIES:
                     raise
@@ -148,20 +167,24 @@ class BinanceClient:
                 raise Stopped("stopping")
         raise AssertionError("the last try returns or raises")
 
-    def _ask(self, path: str, params: dict[str, Any], give_up_at: float) -> bytes:
+    def _ask(self, path: str, params: dict[str, Any], give_up_at: float, era: int) -> bytes:
         """The body of one answer, within the bounds of time and size."""
-        timeout_s = min(self._timeout_s, max(0.05, give_up_at - time.monotonic()))
         request = self._request.copy()
         request.url = f"{request.url}{path}?{urlencode(params)}"
         answered = "none"
         try:
-            with self._adapter.send(request, stream=True, timeout=timeout_s) as response:
+            with self._adapter.ask(request, self._timeout_s, give_up_at) as response:
                 answered = str(response.status_code)
-                self._obey_limits(response)  # before the body, which may never come
+                self._note_headers(response)
+                if response.status_code in HOLD_S:
+                    raise self._refusal(response, era)
+                self._limiter.answered(era)
                 body = response.raw.read(MAX_ANSWER_BYTES + 1, decode_content=True)
         except (HTTPError, OSError) as error:  # RequestException is an OSError
-            raise Retryable(_network_reason(error)) from error
+            raise Retryable(network_reason(error)) from error
         finally:
+            if answered == "none":
+                self._limiter.unanswered(era)
             with self._lock:
                 self._answers[answered] += 1
         if len(body) > MAX_ANSWER_BYTES:
@@ -170,30 +193,32 @@ class BinanceClient:
             raise error_of(response.status_code, body)
         return body
 
-    def _obey_limits(self, response: requests.Response) -> None:
-        """Tell the limiter what the headers say. Raises RateLimited if they say "not now"."""
-        self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M", 0))
-        status = response.status_code
-        if status in HOLD_S:
-            hold_s = max(1, _header_int(response, "Retry-After", HOLD_S[status]))
-            self._limiter.hold(hold_s, status)
-            raise RateLimited(f"HTTP {status}: on hold for {hold_s} s", hold_s, status)
+    def _note_headers(self, response: requests.Response) -> None:
+        """The weight that the exchange has counted, and its clock."""
+        self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M") or 0)
+        with suppress(KeyError, TypeError, ValueError):
+            exchange_s = parsedate_to_datetime(response.headers["Date"]).timestamp()
+            with self._lock:  # the header has whole seconds, cut off
+                self._clock_offset_s = exchange_s + 0.5 - self._wall_clock()
+
+    def _refusal(self, response: requests.Response, era: int) -> RateLimited:
+        """Hold, before the body is read, which may never come; then read what it says."""
+        status, body = response.status_code, b""
+        retry_after_s = _header_int(response, "Retry-After")
+        if retry_after_s is not None:
+            retry_after_s = max(1, retry_after_s)
+        hold_s = self._limiter.refused(era, status, retry_after_s)
+        with suppress(HTTPError, OSError):
+            body = response.raw.read(REFUSAL_BYTES, decode_content=True)
+        words = error_of(status, body).reason if body else f"HTTP {status}"
+        with self._lock:
+            self._last_refusal = words
+        return RateLimited(f"{words}: on hold for {hold_s:.0f} s", hold_s, status)
 
 
 # --- headers and failures ---
 
 
-def _header_int(response: requests.Response, name: str, default: int) -> int:
+def _header_int(response: requests.Response, name: str) -> int | None:
     text = response.headers.get(name, "").strip()
-    return int(text[:9]) if re.fullmatch("[0-9]{1,99}", text) else default
-
-
-def _network_reason(error: Exception) -> str:
-    """A short reason without addresses. The libraries wrap the cause several times."""
-    root: BaseException = error
-    while root.__context__ is not None:
-        root = root.__context__
-    if isinstance(root, TimeoutError):
-        connecting = isinstance(error, requests.ConnectTimeout)
-        return "no connection in time" if connecting else "no whole answer in time"
-    return f"connection failed: {getattr(root, 'strerror', None) or root or type(root).__name__}"
+    return int(text[:9]) if re.fullmatch("[0-9]{1,99}", text) else None

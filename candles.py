@@ -58,19 +58,36 @@ _CANDLE = b'{"timestamp":%b,"open":%b,"high":%b,"low":%b,"close":%b,"volume":%b}
 _TICKER = '{"price":%r,"change24h":%r,"volume":%r,"timestamp":%d}'
 
 
+# A series is fresh for this many lengths after its newest candle opened, whatever status its answer
+# had: the exchange has a candle for each length, also for one without a trade.
+FRESH_LENGTHS = 2
+
+
+def stale_at(newest_ms: int, step_ms: int) -> float:
+    """The instant of `boot_s` from which a series whose newest candle is `newest_ms` is stale."""
+    return boot_s() + (newest_ms + FRESH_LENGTHS * step_ms) / 1000 - time.time()
+
+
 @dataclass(frozen=True, eq=False)
 class Series:
     """The candles of a symbol in a timeframe; replaced, never changed. Instants are of `boot_s`."""
 
     candles: Candles
     asked_at: float  # the data cannot be older
-    expires_at: float
+    expires_at: float  # asked_at plus the TTL, or when it is stale, if that is sooner
     reread_at: float  # when to read it whole again
 
     @property
     def newest_ms(self) -> int:
         """The open time of the newest candle, ms UTC."""
         return self.candles.times[-1]
+
+    def final_ms(self, step_ms: int, refresh_s: float) -> int:
+        """The open time of the last candle that was final when this was asked for: closed for two
+        refreshes, and followed by another one."""
+        asked_ms = (time.time() + self.asked_at - boot_s()) * 1000
+        closed_ms = int(asked_ms - 2000 * refresh_s) // step_ms * step_ms - step_ms
+        return min(closed_ms, self.newest_ms - 1)
 
     def json(self) -> bytes:
         """The value for Redis."""
@@ -117,6 +134,27 @@ def join(held: Candles, read: Candles, step_ms: int, limit: int) -> Candles | No
     if any(b - a != step_ms and (a, b) not in known for a, b in pairwise(read.times)):
         return None
     return held.part(0, start).then(read).part(-limit)
+
+
+def contradiction(held: Candles, read: Candles, final_ms: int, limit: int = 0) -> str:
+    """How `read` differs in candles up to `final_ms`, which are final, from those that are `held`;
+    "" if it does not. A candle more is none: `held` may lack one.
+
+    With fewer than `limit` candles, `read` claims that there are no earlier ones.
+    """
+    whole = len(read.times) + len(read.bad) < limit
+    first_ms = held.times[0] - 1 if whole else max(held.times[0], read.times[0]) - 1
+    known, told = held.since(first_ms, final_ms), read.since(first_ms, final_ms)
+    if known.rows == told.rows:
+        return ""
+    answers = {row[0]: row for row in _ROW.findall(told.rows)}
+    for row in _ROW.findall(known.rows):
+        at = iso_ms(int(row[0]) / 1000)
+        if row[0] not in answers:
+            return f"the answer lacks the candle of {at}, which was final"
+        if answers[row[0]] != row:
+            return f"the answer has another candle of {at}, which was final"
+    return ""
 
 
 @dataclass(frozen=True)

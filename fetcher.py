@@ -11,26 +11,38 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 
 from binance_answers import (
     MAX_TICKER_SYMBOLS,
     TIMEFRAME_MS,
+    BadRow,
     BinanceError,
+    Candles,
     Listing,
     Retryable,
     Stopped,
     Ticker,
 )
 from binance_client import BinanceClient
-from candles import PRICE, PRICE_TTL_S, Feed, Price, Series, boot_s, join
+from candles import (
+    PRICE,
+    PRICE_TTL_S,
+    Feed,
+    Price,
+    Series,
+    boot_s,
+    contradiction,
+    join,
+    stale_at,
+)
 from journal import log_bug
+from judge import WHOLE_EVERY_S, Results
 from settings import Settings, Timeframe
-from store import Results, Store, is_unknown
+from store import Store, is_unknown
 
 # Candles that are read again: the forming one, and two that the exchange may still revise.
 OVERLAP = 3
-# How often a series is read whole, whatever is held: no error can stay for longer.
-WHOLE_EVERY_S = 3600.0
 # The share of a refresh interval after which no request begins, so that two refreshes never meet.
 GIVE_UP_SHARE = 0.8
 # A request that began in time may end this much later.
@@ -103,8 +115,11 @@ class Fetcher:
         held = self._store.held(feed)
         try:
             series = None
-            if isinstance(held, Series) and boot_s() < held.reread_at:
-                series = self._read_newest(feed, held, timeframe, give_up_at)
+            whole = self._store.is_disputed(feed)
+            if isinstance(held, Series) and boot_s() < held.reread_at and not whole:
+                # A bad candle among so few refuses them all, but not the whole series.
+                with suppress(BadRow):
+                    series = self._read_newest(feed, held, timeframe, give_up_at)
             return {feed: series or self._read_whole(feed, held, timeframe, give_up_at)}
         except BinanceError as error:
             return {feed: _bare(error)}
@@ -112,7 +127,8 @@ class Fetcher:
     def _read_newest(
         self, feed: Feed, held: Series, timeframe: Timeframe, give_up_at: float
     ) -> Series | None:
-        """`held` with its newest candles read again; None if they are too many or do not join."""
+        """`held` with its newest candles read again; None if they are too many, do not join, or
+        contradict what is final."""
         asked_at, step_ms = boot_s(), TIMEFRAME_MS[timeframe.name]
         new_candles = int(time.time() * 1000) // step_ms - held.newest_ms // step_ms
         count = max(OVERLAP, OVERLAP - 1 + new_candles)
@@ -120,10 +136,12 @@ class Fetcher:
         if count >= limit:
             return None
         read = self._client.klines(feed.symbol, timeframe.name, count, give_up_at)
+        final_ms = held.final_ms(step_ms, timeframe.refresh_s)
         joined = join(held.candles, read, step_ms, limit)
-        if joined is None:
+        if joined is None or contradiction(held.candles, read, final_ms):
             return None
-        return Series(joined, asked_at, asked_at + timeframe.ttl_s, held.reread_at)
+        expires_at = _expiry(asked_at, timeframe, joined)
+        return Series(joined, asked_at, expires_at, held.reread_at)
 
     def _read_whole(
         self, feed: Feed, held: Series | Price | None, timeframe: Timeframe, give_up_at: float
@@ -133,8 +151,9 @@ class Fetcher:
         # The first whole read is repeated after a random time, so that not all series are read
         # whole in one refresh.
         reread_in_s = WHOLE_EVERY_S * (1 if held else random.uniform(0.1, 1))
-        expires_at = asked_at + timeframe.ttl_s
-        return Series(read.part(-limit), asked_at, expires_at, asked_at + reread_in_s)
+        candles = read.part(-limit)
+        expires_at = _expiry(asked_at, timeframe, candles)
+        return Series(candles, asked_at, expires_at, asked_at + reread_in_s)
 
     def _read_prices(self, symbols: Sequence[str], give_up_at: float) -> Results:
         asked_at = boot_s()
@@ -152,6 +171,12 @@ class Fetcher:
             else _bare(found)
             for symbol, found in tickers.items()
         }
+
+
+def _expiry(asked_at: float, timeframe: Timeframe, candles: Candles) -> float:
+    """When `candles`, asked for at `asked_at`, must not be shown any more."""
+    stale = stale_at(candles.times[-1], TIMEFRAME_MS[timeframe.name])
+    return min(asked_at + timeframe.ttl_s, stale)
 
 
 def _result(job: Future[Results], feeds: list[Feed]) -> Results:

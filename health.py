@@ -9,8 +9,10 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from binance_answers import TIMEFRAME_MS, Outdated
 from candles import PRICE, Feed, Series
 from http_server import JsonHandler, JsonServer
+from rate_limiter import LimiterState
 from redis_log import iso_ms
 from settings import VERSION, Settings
 from store import StoreView, is_unknown
@@ -27,8 +29,8 @@ class View(NamedTuple):
     instance: str  # this one's token
     leader: str  # the token of who leads; "" while that is not known
     problems: dict[str, str]
-    used_weight: int  # by all programs on this address, in a minute
-    hold_s: float  # until the exchange may be asked again, 0.0 if it may be now
+    limiter: LimiterState
+    clock_offset_s: float | None  # by how much the exchange's clock is ahead
     requests: dict[str, int]  # by HTTP status
     message_log_length: int
     operations_logged: int
@@ -46,7 +48,7 @@ def report(view: View) -> tuple[int, dict[str, Any]]:
     timeframes = {t.name: _part(view, t.name) for t in settings.timeframes}
     prices = _part(view, PRICE)
     status = _status(view, timeframes, prices)
-    failing = view.store.failing
+    failing, hold_s = view.store.failing, view.limiter.hold_s
     return 200 if status in ("ok", "degraded", "standby") else 503, {
         "status": status,
         "leader": view.leader or None,
@@ -55,6 +57,8 @@ def report(view: View) -> tuple[int, dict[str, Any]]:
         "uptime_s": round(view.now - view.started_at, 1),
         "symbols": len(settings.symbols),
         "unknown_symbols": [s for s in settings.symbols if is_unknown(failing.get(Feed(s, PRICE)))],
+        "halted": view.store.halted,
+        "idle": view.store.idle,
         "problems": problems,
         "timeframes": timeframes,
         "prices": prices,
@@ -64,46 +68,85 @@ def report(view: View) -> tuple[int, dict[str, Any]]:
             "operations_logged": view.operations_logged,
         },
         "exchange": {
-            "used_weight": view.used_weight,
+            "used_weight": view.limiter.used_weight,
             "weight_limit": settings.weight_limit,
-            "hold_until": iso_ms(view.wall_s + view.hold_s) if view.hold_s else None,
-            "hold_s": round(view.hold_s, 1),
+            "address_weight_limit": view.limiter.limits.weight.units,
+            "address_requests_limit": view.limiter.limits.requests.units,
+            "hold_until": iso_ms(view.wall_s + hold_s) if hold_s else None,
+            "hold_s": round(hold_s, 1),
+            "clock_offset_s": view.clock_offset_s and round(view.clock_offset_s, 1),
             "requests": view.requests,
         },
     }
 
 
 def _status(view: View, timeframes: dict[str, dict[str, Any]], prices: dict[str, Any]) -> str:
-    nothing_fresh = not all(part["fresh"] for part in timeframes.values())
+    nothing_fresh = any(part["expected"] and not part["fresh"] for part in timeframes.values())
     if "redis" in view.problems or (view.store.filled and nothing_fresh):
         return "down"
     if view.stands_by():
         return "standby"
     if not view.store.filled:
         return "starting"
-    parts, count = [prices, *timeframes.values()], len(view.settings.symbols)
-    whole = all(part["fresh"] == count and not part["failing"] for part in parts)
-    return "ok" if whole and not view.hold_s and not view.problems else "degraded"
+    parts = [prices, *timeframes.values()]
+    whole = all(part["fresh"] >= part["expected"] and not part["failing"] for part in parts)
+    return "ok" if whole and not view.limiter.hold_s and not view.problems else "degraded"
 
 
 def _part(view: View, what: str) -> dict[str, Any]:
     """The part of a timeframe, or of PRICE."""
     feeds = [Feed(symbol, what) for symbol in view.settings.symbols]
     held = [view.store.held[feed] for feed in feeds if feed in view.store.held]
+    expected = _expected(view, what)
     asked_at = max((entry.asked_at for entry in held), default=None)
     age_s = view.now - asked_at if asked_at else 0.0
     body: dict[str, Any] = {
         "last_success": iso_ms(view.wall_s - age_s) if asked_at else None,
         "age_s": round(age_s, 1) if asked_at else None,
         "fresh": sum(entry.expires_at > view.now for entry in held),
+        "expected": len(expected),
+        "standing_still": [
+            symbol
+            for symbol in expected
+            if isinstance(view.store.failing.get(Feed(symbol, what)), Outdated)
+        ],
     }
-    if what != PRICE:
-        count, seconds = view.store.refreshes.get(what, (0, 0.0))
-        series = [entry for entry in held if isinstance(entry, Series)]
-        body |= {"refreshes": count, "refresh_seconds": round(seconds, 3)}
-        body["candles"] = sum(len(each.candles.times) for each in series)
+    body |= _of_prices(view, feeds) if what == PRICE else _of_candles(view, feeds, what)
     errors = {feed.symbol: view.store.failing.get(feed) for feed in feeds}
     return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
+
+
+def _expected(view: View, what: str) -> list[str]:
+    """The symbols that should be fresh: a halted market has no new candles, and neither it nor an
+    idle one has a price."""
+    without = view.store.halted.keys() | (view.store.idle if what == PRICE else ())
+    return [symbol for symbol in view.settings.symbols if symbol not in without]
+
+
+def _newest_age_s(view: View, feeds: list[Feed]) -> float | None:
+    """The age of the newest data ever seen of `feeds`, by its own time."""
+    newest_ms = max((view.store.newest_ms.get(feed, 0) for feed in feeds), default=0)
+    return view.wall_s - newest_ms / 1000 if newest_ms else None
+
+
+def _of_prices(view: View, feeds: list[Feed]) -> dict[str, Any]:
+    age_s = _newest_age_s(view, feeds)
+    return {"newest_ticker_age_s": None if age_s is None else round(age_s, 1)}
+
+
+def _of_candles(view: View, feeds: list[Feed], what: str) -> dict[str, Any]:
+    count, seconds = view.store.refreshes.get(what, (0, 0.0))
+    age_s = _newest_age_s(view, feeds)
+    held = {feed.symbol: view.store.held.get(feed) for feed in feeds}
+    series = {symbol: each.candles for symbol, each in held.items() if isinstance(each, Series)}
+    return {
+        "refreshes": count,
+        "refresh_seconds": round(seconds, 3),
+        "candles": sum(len(each.times) for each in series.values()),
+        # 0: the newest candle is the one that forms now
+        "lag_candles": None if age_s is None else max(0, int(age_s * 1000 // TIMEFRAME_MS[what])),
+        "left_out": {s: [bad.reason for bad in each.bad] for s, each in series.items() if each.bad},
+    }
 
 
 PATHS = ["/health", "/metrics", "/api/v3/"]
@@ -121,6 +164,8 @@ def metrics(health: dict[str, Any]) -> str:
     for name, kind, about, label, samples in [*_own_metrics(health), *_outer_metrics(health)]:
         lines.append(f"# HELP market_data_{name} {about}\n# TYPE market_data_{name} {kind}")
         for key, value in samples.items() if label else [("", samples)]:
+            if value is None:  # not known yet
+                continue
             labels = f"{{{label}={json.dumps(key)}}}" if label else ""
             lines.append(f"market_data_{name}{labels} {float(value)}")
     return "\n".join(lines) + "\n"
@@ -138,6 +183,10 @@ def _own_metrics(health: dict[str, Any]) -> list[Metric]:
     leads = health["leader"] == health["instance"]
     problems = dict.fromkeys(health["problems"], 1)
     fresh = {name: part["fresh"] for name, part in parts.items()}
+    expected = {name: part["expected"] for name, part in parts.items()}
+    still = {name: len(part["standing_still"]) for name, part in parts.items()}
+    lags = {n: part["lag_candles"] for n, part in frames.items() if part["lag_candles"] is not None}
+    ticker_age_s = health["prices"]["newest_ticker_age_s"]
     failing = {name: len(part["failing"]) for name, part in parts.items()}
     ages = {name: part["age_s"] for name, part in parts.items() if part["age_s"] is not None}
     counts = {name: part["refreshes"] for name, part in frames.items()}
@@ -149,7 +198,11 @@ def _own_metrics(health: dict[str, Any]) -> list[Metric]:
         ("leader", "gauge", "Whether this instance fetches.", "", leads),
         ("problem", "gauge", "1 for each of /health.", "what", problems),
         ("symbols", "gauge", "Symbols that are asked for.", "", health["symbols"]),
+        ("symbols_expected", "gauge", "Those not halted or idle.", "what", expected),
         ("symbols_fresh", "gauge", "Symbols with data younger than its TTL.", "what", fresh),
+        ("symbols_standing_still", "gauge", "Those whose data is old.", "what", still),
+        ("lag_candles", "gauge", "Candles since the newest, 0 if it forms now.", "what", lags),
+        ("newest_ticker_age_seconds", "gauge", "By its own time.", "", ticker_age_s),
         ("symbols_failing", "gauge", "Symbols whose last read failed.", "what", failing),
         ("age_seconds", "gauge", "Age of the newest data.", "what", ages),
         ("refreshes_total", "counter", "Refreshes.", "timeframe", counts),
@@ -163,11 +216,14 @@ def _outer_metrics(health: dict[str, Any]) -> list[Metric]:
     requests = REFUSALS | exchange["requests"]
     length, logged = redis["message_log_length"], redis["operations_logged"]
     about_requests = "Requests to the exchange, by HTTP status or none."
-    limit = exchange["weight_limit"]
+    limit, of_address = exchange["weight_limit"], exchange["address_weight_limit"]
+    offset_s = exchange["clock_offset_s"]
     return [
         ("requests_total", "counter", about_requests, "status", requests),
         ("used_weight", "gauge", "Used by this address in a minute.", "", exchange["used_weight"]),
         ("weight_limit", "gauge", "Weight that this program may use.", "", limit),
+        ("address_weight_limit", "gauge", "Weight that this address may use.", "", of_address),
+        ("clock_offset_seconds", "gauge", "Of the exchange's clock to this one.", "", offset_s),
         ("hold_seconds", "gauge", "Until the exchange may be asked again.", "", exchange["hold_s"]),
         ("redis_up", "gauge", "Whether Redis takes data.", "", redis["up"]),
         ("message_log_entries", "gauge", "Length of the message log.", "", length),

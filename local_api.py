@@ -2,8 +2,8 @@
 
 Knows nothing of HTTP, Redis or fetching: it is answered from the store, and no question makes the
 service ask the exchange. Parameters, answers and errors are as in the exchange's public REST
-documentation; what is not held here is an error that says so, in the exchange's own form:
-https://github.com/binance-us/binance-us-api-docs/blob/master/rest-api.md
+documentation; what is not held here is an error that says so, in the exchange's own format:
+https://docs.binance.us/
 """
 
 from __future__ import annotations
@@ -12,10 +12,18 @@ import json
 import re
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 from urllib.parse import parse_qsl
 
-from binance_answers import MAX_CANDLES, TIMEFRAME_MS, UNKNOWN_SYMBOL, Candles, as_json
+from binance_answers import (
+    MAX_CANDLES,
+    TIMEFRAME_MS,
+    UNKNOWN_SYMBOL,
+    Candles,
+    Listing,
+    as_json,
+)
 from candles import PRICE, Feed, Price, Series
 from settings import Settings
 from store import Store, is_unknown
@@ -41,19 +49,25 @@ MINI = (
 _PARAMETERS = {
     "ping": (),
     "time": (),
-    "exchangeInfo": ("symbol", "symbols"),
-    "klines": ("symbol", "interval", "startTime", "endTime", "limit"),
-    "ticker/24hr": ("symbol", "symbols", "type"),
-    "ticker/price": ("symbol", "symbols"),
+    "exchangeInfo": ("symbol", "symbols", "permissions", "showPermissionSets", "symbolStatus"),
+    "klines": ("symbol", "interval", "startTime", "endTime", "timeZone", "limit"),
+    "ticker/24hr": ("symbol", "symbols", "type", "symbolStatus"),
+    "ticker/price": ("symbol", "symbols", "symbolStatus"),
 }
-_SYMBOL = "[A-Z0-9-_.]{1,20}"
+_SYMBOL, _PERMISSION = "[A-Z0-9-_.]{1,20}", "[A-Z0-9_]+"
 _LEGAL = {
     "symbol": f"^{_SYMBOL}$",
     "symbols": f'^\\[("{_SYMBOL}"(,"{_SYMBOL}"){{0,}}){{0,1}}\\]$',
+    "permissions": f'^({_PERMISSION}|\\["{_PERMISSION}"(,"{_PERMISSION}"){{0,}}\\])$',
+    "timeZone": "^[+-]?[0-9]{1,2}(:[0-9]{2})?$",
     "startTime": "^[0-9]{1,20}$",
     "endTime": "^[0-9]{1,20}$",
     "limit": "^[0-9]{1,20}$",
 }
+_CHOICES = {"type": ("FULL", "MINI"), "showPermissionSets": ("true", "false")}
+_STATUSES = ("TRADING", "HALT", "BREAK")
+# From 12 hours west of UTC to 14 hours east of it.
+_WESTMOST_MS, _EASTMOST_MS = -12 * 3_600_000, 14 * 3_600_000
 
 
 class ApiError(Exception):
@@ -107,8 +121,12 @@ class LocalApi:
         if timeframe not in self._timeframes:
             held = ", ".join(self._timeframes)
             raise ApiError(-1120, f"Invalid interval. Held here: {held}; TIMEFRAMES sets which.")
+        step_ms = TIMEFRAME_MS[timeframe]
+        # In a time zone that is whole candles away from UTC, the candles are the same.
+        if _offset_ms(params.get("timeZone", "0")) % step_ms:
+            raise _invalid("timeZone", f" Held here are {timeframe} candles in UTC alone.")
         candles = self._candles(Feed(params["symbol"], timeframe))
-        times, step_ms = candles.times, TIMEFRAME_MS[timeframe]
+        times = candles.times
         limit = min(int(params.get("limit", DEFAULT_LIMIT)), MAX_CANDLES)
         last = bisect_right(times, int(params["endTime"])) if "endTime" in params else len(times)
         if "startTime" in params:
@@ -130,16 +148,17 @@ class LocalApi:
         return b"[%b]" % candles.part(first, last).rows
 
     def _tickers(self, name: str, params: dict[str, str]) -> bytes:
-        asked = self._asked(params)
+        named = "symbol" in params or "symbols" in params
         rows: list[bytes] = []
-        for symbol in asked or self._symbols:
+        missing: ApiError | None = None
+        for symbol in self._with_status(params):
             try:
                 rows.append(self._ticker(Feed(symbol, PRICE)))
             except ApiError as error:
                 missing = error
-                if asked:
+                if named:
                     raise
-        if not rows:  # not one symbol is fresh
+        if missing and not rows:  # not one symbol is fresh
             raise missing
         if name == "ticker/price":
             rows = [_part(row, {"symbol": "symbol", "price": "lastPrice"}) for row in rows]
@@ -147,15 +166,34 @@ class LocalApi:
             rows = [_part(row, {field: field for field in MINI}) for row in rows]
         return rows[0] if "symbol" in params else b"[%b]" % b",".join(rows)
 
+    def _with_status(self, params: dict[str, str]) -> list[str]:
+        """The symbols that were asked for, less those whose status is not `symbolStatus`."""
+        asked = self._asked(params) or list(self._symbols)
+        status = params.get("symbolStatus")
+        if status is None:
+            return asked
+        statuses = self._listing().statuses
+        found = [symbol for symbol in asked if statuses.get(symbol) == status]
+        if "symbol" in params and not found:
+            if asked[0] not in statuses:
+                raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
+            raise ApiError(-1220, "The symbol's status does not match the requested symbolStatus.")
+        return found
+
     def _exchange_info(self, params: dict[str, str]) -> bytes:
-        asked, listing = self._asked(params), self._store.listing()
-        if listing is None:
-            raise NotFresh("There is no fresh list of symbols; it is read once an hour.")
+        asked, listing = self._asked(params), self._listing()
         if any(symbol not in listing.rows for symbol in asked):
             raise ApiError(UNKNOWN_SYMBOL, "Invalid symbol.")
         rows = [row for symbol, row in listing.rows.items() if not asked or symbol in asked]
+        if params.keys() & {"permissions", "symbolStatus", "showPermissionSets"}:
+            rows = [as_json(entry) for entry in _filtered(map(json.loads, rows), params)]
         rules = as_json(listing.rules | {"serverTime": _now_ms()})
         return b'%b,"symbols":[%b]}' % (rules[:-1], b",".join(rows))
+
+    def _listing(self) -> Listing:
+        if listing := self._store.listing():
+            return listing
+        raise NotFresh("There is no fresh list of symbols; it is read once an hour.")
 
     def _candles(self, feed: Feed) -> Candles:
         held = self._fresh(feed)
@@ -243,20 +281,55 @@ def _check_together(name: str, params: dict[str, str]) -> None:
                 -1102,
                 f"Mandatory parameter '{parameter}' was not sent, was empty/null, or malformed.",
             )
-    if "symbol" in params and "symbols" in params:
+    selections = [{"symbol"}, {"symbols"}]  # of which a call takes one
+    if name == "exchangeInfo":
+        selections.append({"permissions", "symbolStatus"})
+    if sum(not names.isdisjoint(params) for names in selections) > 1:
         raise ApiError(-1128, "Combination of optional parameters invalid.")
     if params.get("interval", "1m") not in (*TIMEFRAME_MS, *LARGER_INTERVALS):
         raise ApiError(-1120, "Invalid interval.")
-    if params.get("type", "FULL") not in ("FULL", "MINI"):
-        raise _invalid("type")
-    if int(params.get("limit", 1)) < 1:
-        raise _invalid("limit")
+    for parameter, text in params.items():
+        _check_value(parameter, text)
     if params.get("symbols") == "[]":
         raise ApiError(-1105, "Parameter 'symbols' was empty.")
 
 
+def _check_value(parameter: str, text: str) -> None:
+    """Whether the exchange would take this value, whose characters are legal."""
+    if parameter == "symbolStatus" and text not in _STATUSES:
+        raise ApiError(-1122, "Invalid symbolStatus.")
+    if (
+        text not in _CHOICES.get(parameter, (text,))
+        or (parameter == "timeZone" and not _WESTMOST_MS <= _offset_ms(text) <= _EASTMOST_MS)
+        or (parameter == "limit" and int(text) < 1)
+    ):
+        raise _invalid(parameter)
+
+
 def _invalid(parameter: str, why: str = "") -> ApiError:
     return ApiError(-1130, f"Data sent for parameter '{parameter}' is not valid.{why}")
+
+
+def _offset_ms(time_zone: str) -> int:
+    """How far a valid `timeZone` ("8", "-1:00", "05:45") is ahead of UTC."""
+    hours, _, minutes = time_zone.lstrip("+-").partition(":")
+    offset_ms = (int(hours) * 60 + int(minutes or 0)) * 60_000
+    return -offset_ms if time_zone.startswith("-") else offset_ms
+
+
+def _filtered(entries: Iterable[Any], params: dict[str, str]) -> Iterator[Any]:
+    """The entries of exchangeInfo that `params` select, without permissions if they say so."""
+    wanted = set(re.findall(_PERMISSION, params.get("permissions", "")))
+    for entry in entries:
+        # The exchange has moved them from `permissions` to `permissionSets`, a list of lists.
+        held = json.dumps([entry.get(name) for name in ("permissions", "permissionSets")])
+        if wanted and wanted.isdisjoint(re.findall('"([^"]+)"', held)):
+            continue
+        if params.get("symbolStatus", entry["status"]) != entry["status"]:
+            continue
+        if "permissionSets" in entry and params.get("showPermissionSets") == "false":
+            entry["permissionSets"] = []
+        yield entry
 
 
 def _part(ticker: bytes, fields: dict[str, str]) -> bytes:

@@ -33,7 +33,7 @@ from typing import Any
 import redis
 
 import redis_log
-from binance_answers import BinanceError
+from binance_answers import CLOCK_SKEW_MS, BinanceError
 from binance_client import BinanceClient
 from candles import boot_s
 from check import check
@@ -154,12 +154,13 @@ class MarketData:
             client, "market-data", log_key=log_key, log_maxlen=settings.message_log_maxlen
         )
         self.writer = RedisWriter(
-            client, self.logged, log_key, self.store, self.lease, self.problems
+            client, self.logged, settings, self.store, self.limiter, self.lease, self.problems
         )
         offset_s = settings.refresh_offset_ms / 1000
         self.loops = [RefreshLoop(t, offset_s, self.refresh) for t in settings.timeframes]
         self._started_at = boot_s()
-        self._listing_due_at = 0.0  # monotonic; only used by the loop that reads prices
+        # Monotonic; only used by the loop that reads prices.
+        self._listing_due_at = self._listing_again_at = 0.0
 
     def refresh(self, timeframe: Timeframe) -> bool:
         """Read what may have changed in `timeframe` and bring it to Redis: a loop's one turn.
@@ -167,6 +168,8 @@ class MarketData:
         if self.lease.stands_by():
             return True
         started = time.monotonic()
+        with suppress(redis.RedisError):  # commit will tell
+            self.writer.learn()
         results = self.fetcher.read(timeframe)
         update = self.store.take(timeframe, results, started)
         self.writer.commit()
@@ -177,15 +180,20 @@ class MarketData:
             updated=len(update.updated),
             failed=len(update.failed),
             duration_ms=update.duration_ms,
-            weight=self.limiter.state()[0],
+            weight=self.limiter.state().used_weight,
         )
-        if timeframe == self.settings.price_timeframe and started >= self._listing_due_at:
+        if timeframe == self.settings.price_timeframe and self._listing_is_due(started):
             self._read_listing(give_up_at=started + GIVE_UP_SHARE * timeframe.refresh_s)
         return bool(update.updated)
 
+    def _listing_is_due(self, now: float) -> bool:
+        """Once an hour, and soon after a market stopped, to learn whether it was halted."""
+        unexplained = now >= self._listing_again_at and self.store.has_unexplained()
+        return unexplained or now >= self._listing_due_at
+
     def _read_listing(self, give_up_at: float) -> None:
-        """Once an hour: which symbols are listed but not traded."""
-        self._listing_due_at = time.monotonic() + LISTING_RETRY_S
+        """Which symbols are listed but not traded, and the limits of this address."""
+        self._listing_due_at = self._listing_again_at = time.monotonic() + LISTING_RETRY_S
         if self.stopping.is_set():
             return
         try:
@@ -205,23 +213,36 @@ class MarketData:
         now = time.monotonic()
         hanging = [loop.name for loop in self.loops if now > loop.hangs_at]
         self.problems.note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
-        _, hold_s, status = self.limiter.state()
-        hold = f"on hold for {hold_s:.0f} s after HTTP {status}" if hold_s else ""
-        self.problems.note("exchange", hold)
+        self.problems.note("exchange", self._hold())
+        self.problems.note("standstill", self.store.standstill())
+        self.problems.note("clock", self._clock())
         self.writer.maintain()
         self.problems.note("message_log", self.logged.log_error)
 
+    def _hold(self) -> str:
+        """Until when and why the exchange is not asked, "" if it is."""
+        _, hold_s, status, _ = self.limiter.state()
+        words = self.exchange.last_refusal()
+        why = words if words.startswith(f"HTTP {status}") else f"HTTP {status}"
+        return f"on hold for {hold_s:.0f} s after {why}" if hold_s else ""
+
+    def _clock(self) -> str:
+        offset_s = self.exchange.clock_offset_s() or 0.0
+        if abs(offset_s) * 1000 <= CLOCK_SKEW_MS:
+            return ""
+        return f"the exchange's is {offset_s:+.0f} s off this machine's: use NTP"
+
     def view(self) -> View:
         """What /health and /metrics are made of."""
-        used_weight, hold_s, _ = self.limiter.state()
+        limiter = self.limiter.state()
         return View(
             settings=self.settings,
             store=self.store.view(),
             instance=self.lease.token,
             leader=self.lease.leader,
             problems=self.problems.now(),
-            used_weight=used_weight,
-            hold_s=hold_s,
+            limiter=limiter,
+            clock_offset_s=self.exchange.clock_offset_s(),
             requests=self.exchange.answers(),
             message_log_length=self.writer.log_length,
             operations_logged=self.writer.operations_logged,
@@ -299,13 +320,13 @@ def once(settings: Settings) -> int:
     print(f"{'':<6}{'fresh':>9}{'candles':>9}  failing")
     for name, part in parts.items():
         failing = "; ".join(f"{symbol}: {reason}" for symbol, reason in part["failing"].items())
-        fresh = f"{part['fresh']} of {health['symbols']}"
+        fresh = f"{part['fresh']} of {part['expected']}"
         print(f"{name:<6}{fresh:>9}{part.get('candles', ''):>9}  {failing}".rstrip())
     print(
         f"{'in' if committed else 'NOT in'} Redis after {seconds:.1f} s  "
-        + "; ".join(health["problems"].values())
+        + "; ".join(f"{what}: {reason}" for what, reason in health["problems"].items())
     )
-    complete = all(part["fresh"] == health["symbols"] for part in parts.values())
+    complete = all(part["fresh"] >= part["expected"] for part in parts.values())
     return 0 if committed and complete else 1
 
 

@@ -11,8 +11,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
-from binance_answers import REQUESTS_LIMIT, WEIGHT_LIMIT, RateLimited, Stopped
+from binance_answers import LIMITS, Limits, RateLimited, Stopped
+
+# Statuses that mean "not now", and how long to hold at first where Retry-After is missing. 403
+# comes from the network before the exchange.
+HOLD_S = {403: 60, 418: 120, 429: 60}
+LONGEST_HOLD_S = 1800  # where Retry-After is missing
+# How soon others look whether the one request that may go out after a hold was answered, and how
+# long they leave it.
+PROBE_POLL_S, PROBE_S = 0.1, 15.0
 
 
 class _Budget:
@@ -41,9 +50,18 @@ class _Budget:
         self.used += units
 
 
+class LimiterState(NamedTuple):
+    used_weight: int  # by all programs on this address
+    hold_s: float  # left of a hold, 0.0 if there is none
+    status: int  # the HTTP status behind the last hold, 0 if there was none
+    limits: Limits  # of this address
+
+
 class RateLimiter:
-    """Keeps all threads within the exchange's limits for an IP address: 1200 weight in any 60 s and
-    5000 requests in any 300 s by all programs there, `weight_limit` weight by this one.
+    """Keeps all threads within `weight_limit` weight a minute, and all programs on this IP address,
+    as far as the exchange tells of them, within the address's limits.
+
+    After a hold one request goes first: the others follow once the exchange has answered it.
 
     `travel_s`, the longest that a request may take from `acquire` to the exchange, lengthens the
     windows, so that they hold by the exchange's count too. `clock` gives monotonic seconds;
@@ -52,7 +70,7 @@ class RateLimiter:
 
     def __init__(
         self,
-        weight_limit: int = WEIGHT_LIMIT,
+        weight_limit: int = LIMITS.weight.units,
         *,
         travel_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
@@ -62,13 +80,29 @@ class RateLimiter:
         # Guards the fields below. Workers spend, the main thread and HTTP threads look. Unlocked,
         # two workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
+        self._travel_s = travel_s
         self._own = _Budget(weight_limit, 60 + travel_s)
-        self._address = _Budget(WEIGHT_LIMIT, 60 + travel_s)
-        self._requests = _Budget(REQUESTS_LIMIT, 300 + travel_s)
+        self._address, self._requests = _Budget(0, 0), _Budget(0, 0)
+        self._set_limits_locked(LIMITS)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
+        self._era = 0  # how many holds began; a request of an earlier era says nothing of this one
+        self._in_doubt = False  # nothing was answered since the last hold
+        self._refused = 0  # holds in a row, with nothing answered between them
+        self._probe_until = -math.inf  # while in doubt: one request is out
 
-    def acquire(self, weight: int, give_up_at: float = math.inf) -> None:
-        """Wait until a request of `weight` may go out, and charge it.
+    def set_limits(self, limits: Limits) -> None:
+        """What the address may use, as the exchange has said."""
+        with self._lock:
+            self._set_limits_locked(limits)
+
+    def _set_limits_locked(self, limits: Limits) -> None:
+        self._limits = limits
+        for budget, limit in zip((self._address, self._requests), limits, strict=True):
+            budget.limit, budget.window_s = limit.units, limit.window_s + self._travel_s
+
+    def acquire(self, weight: int, give_up_at: float = math.inf) -> int:
+        """Wait until a request of `weight` may go out, and charge it. Returns its era, for
+        `answered`, `unanswered` or `refused`.
 
         Raises RateLimited at once if that is not before `give_up_at` (of `clock`), and Stopped
         if the wait was interrupted; then nothing is charged.
@@ -80,11 +114,14 @@ class RateLimiter:
             with self._lock:
                 now = self._clock()
                 held_s, held_by = self._held_until - now, self._held_by
+                if self._in_doubt and now < self._probe_until:
+                    held_s = max(held_s, PROBE_POLL_S)
                 budget_s = max(budget.wait_s(units, now) for budget, units in costs)
                 if max(held_s, budget_s) <= 0:
                     for budget, units in costs:
                         budget.spend(units, now)
-                    return
+                    self._probe_until = now + PROBE_S
+                    return self._era
             wait_s = max(held_s, budget_s)
             if now + wait_s >= give_up_at:
                 if held_s > 0:
@@ -103,16 +140,47 @@ class RateLimiter:
             if used_weight > self._address.used:
                 self._address.spend(used_weight - self._address.used, now)
 
+    def answered(self, era: int) -> None:
+        """The exchange answered a request, so it refuses no more."""
+        with self._lock:
+            if era == self._era:
+                self._in_doubt, self._refused = False, 0
+
+    def unanswered(self, era: int) -> None:
+        """A request got no answer: after a hold, the next one may try."""
+        with self._lock:
+            if era == self._era:
+                self._probe_until = -math.inf
+
+    def refused(self, era: int, status: int, retry_after_s: float | None) -> float:
+        """A request was refused with HTTP `status`. Returns for how many seconds to hold: without
+        Retry-After twice as long as the last time, if nothing was answered since."""
+        with self._lock:
+            if era == self._era:  # others that were out at the same time tell nothing new
+                self._era += 1
+                self._refused += 1
+            seconds = retry_after_s
+            if seconds is None:
+                doubled = HOLD_S[status] * 2 ** min(self._refused - 1, 10)
+                seconds = min(doubled, LONGEST_HOLD_S)
+            self._hold_locked(seconds, status)
+            return seconds
+
     def hold(self, seconds: float, status: int) -> None:
         """Let no request out for `seconds`: the exchange answered with HTTP `status`."""
         with self._lock:
-            until = self._clock() + seconds
-            if until > self._held_until:
-                self._held_until, self._held_by = until, status
+            self._era += 1
+            self._hold_locked(seconds, status)
 
-    def state(self) -> tuple[int, float, int]:
-        """(weight used by all, seconds left of a hold or 0.0, the HTTP status behind it)."""
+    def _hold_locked(self, seconds: float, status: int) -> None:
+        self._in_doubt, self._probe_until = True, -math.inf
+        until = self._clock() + seconds
+        if until > self._held_until:
+            self._held_until, self._held_by = until, status
+
+    def state(self) -> LimiterState:
         with self._lock:
             now = self._clock()
             self._address.expire(now)
-            return self._address.used, max(0.0, self._held_until - now), self._held_by
+            hold_s = max(0.0, self._held_until - now)
+            return LimiterState(self._address.used, hold_s, self._held_by, self._limits)

@@ -1,11 +1,15 @@
 """Brings to Redis what the store holds: the one fenced transaction, and maintenance each second.
 
-Knows nothing of the exchange. What a transaction promises its readers is in docs/redis-schema.md.
+Of the exchange it knows only until when not to ask it. What a transaction promises its readers is
+in docs/redis-schema.md.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
+import re
 import threading
 import time
 from typing import Any
@@ -15,7 +19,9 @@ import redis
 from candles import PRICE, Feed, boot_s, update_channel
 from journal import Problems, event
 from lease import Lease
+from rate_limiter import RateLimiter
 from redis_log import Batch, Fenced, LoggedRedis
+from settings import Settings
 from store import Pending, Store
 
 MAINTAIN_EVERY_S = 1.0
@@ -27,6 +33,10 @@ REWRITE_PAUSE_S = 5.0
 CLOCK_STEP_S = 0.2
 # One voided transaction is a change of leader; this many in a row are a problem.
 VOIDED_IN_A_ROW = 3
+# The exchange's own longest: a later end of a hold is none of its making.
+LONGEST_BAN_S = 3 * 86400
+# The end of a value, which has the time of its newest data.
+END_BYTES = 400
 
 
 class RedisWriter:
@@ -36,24 +46,48 @@ class RedisWriter:
         self,
         client: redis.Redis,
         logged: LoggedRedis,
-        log_key: str,
+        settings: Settings,
         store: Store,
+        limiter: RateLimiter,
         lease: Lease,
         problems: Problems,
     ) -> None:
-        self._client, self._logged, self._log_key = client, logged, log_key
+        self._client, self._logged, self._limiter = client, logged, limiter
         self._store, self._lease, self._problems = store, lease, problems
+        self._log_key, self._hold_key = settings.message_log_key, settings.hold_key
+        whats = (*(timeframe.name for timeframe in settings.timeframes), PRICE)
+        self._feeds = [Feed(symbol, what) for symbol in settings.symbols for what in whats]
         # Held through a whole commit, waiting for Redis included: an older one must not land after
         # a newer one. It comes first: nobody takes it who holds another lock.
         self._commit_lock = threading.Lock()
         self._voided = 0  # transactions in a row; guarded by _commit_lock
+        # The term in which Redis was asked what it holds. Loops and the committing thread may ask
+        # twice; one reference needs no lock.
+        self._learned = ("", "")
         # Counters for /health: written by one thread at a time, read by any.
         self.operations_logged = 0
         self.log_length = 0
         # Only used by the main thread.
         self._rewrite_after = self._commit_after = 0.0
+        self._hold_written_until = 0.0  # wall clock
         self._pause_s = MAINTAIN_EVERY_S
         self._wall_ahead_s = time.time() - boot_s()
+
+    def learn(self) -> None:
+        """Once a term: what Redis still holds counts as seen, and a hold that was told to another
+        instance, or before a restart, is obeyed."""
+        fence = self._lease.fence()
+        if fence == self._learned:
+            return
+        pipeline: Any = self._client.pipeline(transaction=False)
+        pipeline.get(self._hold_key)
+        for feed in self._feeds:
+            pipeline.getrange(feed.key, -END_BYTES, -1)
+        hold, *ends = pipeline.execute(raise_on_error=False)
+        self._store.saw(dict(zip(self._feeds, map(_newest_ms, ends), strict=True)))
+        if left := _hold_left(hold):
+            self._limiter.hold(*left)
+        self._learned = fence
 
     def commit(self, wait: bool = True) -> bool:
         """Send Redis all that it lacks. False if it did not take it, or if `wait` is False and
@@ -76,6 +110,7 @@ class RedisWriter:
         # The fence first: if the lease passes on and comes back while this thread is stopped, the
         # data below is from before, and must not be sent in the new term.
         fence = self._lease.fence()
+        self.learn()
         pending = self._store.pending()
         if not pending:
             return True
@@ -146,6 +181,7 @@ class RedisWriter:
             self._fail(error)
             return
         self.log_length = length if isinstance(length, int) else 0
+        self._write_hold()
         stepped = self._clock_has_stepped()
         vanished = self._have_vanished(present, len(expected))
         now = boot_s()
@@ -153,6 +189,20 @@ class RedisWriter:
             self._rewrite_after = now + REWRITE_PAUSE_S
             self._store.resend()
         self._send_what_is_open(now)
+
+    def _write_hold(self) -> None:
+        """Let whoever leads next know how long the exchange must not be asked."""
+        _, hold_s, status, _ = self._limiter.state()
+        until = time.time() + hold_s
+        if not hold_s or until < self._hold_written_until + CLOCK_STEP_S:
+            return
+        value = json.dumps({"until": round(until * 1000), "status": status})
+        try:
+            self._client.set(self._hold_key, value, pxat=math.ceil(until * 1000))
+        except redis.RedisError as error:
+            self._fail(error)
+            return
+        self._hold_written_until = until
 
     def _clock_has_stepped(self) -> bool:
         """Whether the wall clock was set since the last look. Redis expires keys by it, so all that
@@ -183,3 +233,19 @@ class RedisWriter:
         elif now >= self._commit_after and not self.commit(wait=False):
             self._pause_s = min(2 * self._pause_s, COMMIT_PAUSE_S)
             self._commit_after = now + self._pause_s
+
+
+def _newest_ms(end: Any) -> int:
+    """The time in the `end` of a value; 0 if it has none."""
+    times = re.findall(r'"timestamp":([0-9]{1,15})[,}]', end) if isinstance(end, str) else []
+    return int(times[-1]) if times else 0
+
+
+def _hold_left(value: Any) -> tuple[float, int] | None:
+    """Seconds left of a hold as Redis has it, and the HTTP status behind it."""
+    try:
+        hold = json.loads(value)
+        left_s, status = hold["until"] / 1000 - time.time(), int(hold["status"])
+    except (TypeError, ValueError, KeyError):
+        return None
+    return (min(left_s, LONGEST_BAN_S), status) if left_s > 0 else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import redis_log
-from binance_answers import MAX_CANDLES, MAX_TICKER_SYMBOLS, TIMEFRAME_MS, WEIGHT_LIMIT
+from binance_answers import MAX_CANDLES, MAX_TICKER_SYMBOLS, TIMEFRAME_MS
 from candles import PRICE_TTL_S
 from environment import (
     Environment,
@@ -82,7 +82,7 @@ class Settings:
             health_host=read("HEALTH_HOST", "127.0.0.1", host_or_address),
             health_port=read("HEALTH_PORT", "8895", whole(0, 65535)),
             max_workers=read("MAX_WORKERS", "32", whole(1, 64)),
-            weight_limit=read("WEIGHT_LIMIT", "1200", whole(20, WEIGHT_LIMIT)),
+            weight_limit=read("WEIGHT_LIMIT", "1200", whole(20, 100_000)),
             message_log_key=read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, message_log_key),
             message_log_maxlen=read("MESSAGE_LOG_MAXLEN", "10000", whole(100, 1_000_000)),
             leader_key=read("LEADER_KEY", DEFAULT_LEADER_KEY, _leader_key),
@@ -102,6 +102,12 @@ class Settings:
                 "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
             )
         return settings
+
+    @property
+    def hold_key(self) -> str:
+        """Where Redis has the end of a hold, for whoever leads next. A hold is an IP address's, and
+        services on addresses of their own have a LEADER_KEY of their own."""
+        return "market:hold" if self.leader_key == DEFAULT_LEADER_KEY else f"{self.leader_key}:hold"
 
     @property
     def price_timeframe(self) -> Timeframe:

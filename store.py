@@ -16,17 +16,18 @@ from typing import NamedTuple
 
 from binance_answers import (
     UNKNOWN_SYMBOL,
-    BadResponse,
     BinanceError,
+    Idle,
     Listing,
+    Outdated,
     Retryable,
     Stopped,
 )
 from candles import PRICE, Feed, Price, Series, Update, boot_s
 from journal import event
+from judge import Judge, Results
 from settings import Settings, Timeframe
 
-Results = dict[Feed, Series | Price | BinanceError]
 LISTING_TTL_S = 7200.0  # the listing is read once an hour, and may fail once
 
 
@@ -53,6 +54,9 @@ class StoreView(NamedTuple):
 
     held: dict[Feed, Series | Price]
     failing: dict[Feed, BinanceError]  # why the last read of each failed
+    newest_ms: dict[Feed, int]  # ever seen
+    idle: list[str]  # symbols without a trade in 24 h
+    halted: dict[str, str]  # symbols that are listed but not traded: their status
     refreshes: dict[str, tuple[int, float]]  # by timeframe: how many, and their seconds
     filled: bool  # whether every timeframe has been read and published once
 
@@ -68,8 +72,10 @@ class Store:
         # forget. Unlocked, a commit could miss what a refresh is just storing, or note as sent what
         # has replaced it. Nobody waits or logs inside.
         self._lock = threading.Lock()
+        self._judge = Judge(settings.candle_limit)
         self._held: dict[Feed, Series | Price] = {}
         self._failing: dict[Feed, BinanceError] = {}
+        self._idle: dict[Feed, Idle] = {}
         self._unwritten: set[Feed] = set()  # Redis lacks what is held
         self._unlogged: dict[Feed, str] = {}  # failures that the message log lacks
         self._unpublished: dict[str, Update] = {}  # by timeframe: not yet collected
@@ -96,10 +102,15 @@ class Store:
         with self._lock:
             if started <= self._forgot_at:
                 return Update(set(), set(), round(time.time() * 1000), 0)
-            now = boot_s()
-            judged = {feed: self._judge_locked(feed, read, now) for feed, read in results.items()}
+            judged, replaced = self._judge.judge(timeframe, results, self._held)
+            bad = {feed: self._new_bad_locked(feed, result) for feed, result in judged.items()}
             for feed, result in judged.items():
                 if isinstance(result, Stopped):  # the program is ending: neither read nor failed
+                    continue
+                if isinstance(result, Idle):
+                    self._drop_locked(feed)
+                    self._failing.pop(feed, None)
+                    self._idle[feed] = result
                     continue
                 if isinstance(result, BinanceError):
                     before = self._failing.get(feed)
@@ -112,27 +123,33 @@ class Store:
                     continue
                 if self._failing.pop(feed, None):
                     mended.setdefault(feed.what, []).append(feed.symbol)
+                self._idle.pop(feed, None)
                 self._held[feed] = result
                 self._unwritten.add(feed)
             update = self._note_refresh_locked(timeframe.name, judged, started)
         for (what, reason), symbols in began.items():
             names = ",".join(symbols)
             event(logging.WARNING, "fetch_failing", what=what, symbols=names, reason=reason)
+        for feed, reason in replaced.items():
+            event(logging.WARNING, "candles_replaced", **feed._asdict(), reason=reason)
+        for feed, reasons in bad.items():
+            for reason in reasons:
+                event(logging.WARNING, "candle_left_out", **feed._asdict(), reason=reason)
         for what, symbols in mended.items():
             event(logging.INFO, "fetch_mended", what=what, symbols=",".join(symbols))
         return update
 
-    def _judge_locked(
-        self, feed: Feed, read: Series | Price | BinanceError, now: float
-    ) -> Series | Price | BinanceError:
-        """`read`, or an error if it is older than what is held. Once that has expired, an older
-        answer is better than none."""
+    def _new_bad_locked(self, feed: Feed, read: Series | Price | BinanceError) -> list[str]:
+        """The reasons for candles that were left out of `read`, if not of what is held."""
+        if not isinstance(read, Series):
+            return []
         held = self._held.get(feed)
-        if isinstance(read, BinanceError) or not held or held.expires_at <= now:
-            return read
-        if read.newest_ms < held.newest_ms:
-            return BadResponse("the answer is older than what is held")
-        return read
+        known = held.candles.bad if isinstance(held, Series) else ()
+        return [bad.reason for bad in read.candles.bad if bad not in known]
+
+    def _drop_locked(self, feed: Feed) -> None:
+        self._held.pop(feed, None)
+        self._unwritten.discard(feed)
 
     def _note_refresh_locked(self, timeframe: str, judged: Results, started: float) -> Update:
         """Note one refresh of `timeframe`, to be published."""
@@ -159,13 +176,23 @@ class Store:
         with self._lock:
             self._listing = listing, boot_s() + LISTING_TTL_S
 
+    def saw(self, newest_ms: dict[Feed, int]) -> None:
+        """Redis holds data up to these times, so nothing older is believed any more."""
+        with self._lock:
+            for feed, seen_ms in self._judge.saw(newest_ms).items():
+                if (held := self._held.get(feed)) and held.newest_ms < seen_ms:
+                    self._drop_locked(feed)
+
     def forget(self) -> None:
-        """Drop everything: another instance led meanwhile, and what it wrote may be newer."""
+        """Drop everything but what is known of the exchange: another instance led meanwhile, and
+        what it wrote may be newer."""
         with self._lock:
             self._forgets += 1
             self._forgot_at = time.monotonic()
             self._held.clear()
             self._failing.clear()
+            self._idle.clear()
+            self._judge.forget()
             self._unwritten.clear()
             self._unlogged.clear()
             self._unpublished.clear()
@@ -258,9 +285,31 @@ class Store:
         return held if held and held.expires_at > boot_s() else None
 
     def failure(self, feed: Feed) -> BinanceError | None:
-        """Why the last read failed."""
+        """Why the last read failed, or brought no price."""
         with self._lock:
-            return self._failing.get(feed)
+            return self._failing.get(feed) or self._idle.get(feed)
+
+    def is_disputed(self, feed: Feed) -> bool:
+        """Whether answers contradicted each other lately, so that only whole ones can tell."""
+        with self._lock:
+            return self._judge.is_disputed(feed)
+
+    def standstill(self) -> str:
+        """What is old of most symbols: then it is the exchange that stands still. Else ""."""
+        with self._lock:
+            traded = [symbol for symbol in self._symbols if symbol not in self._halted_locked()]
+            for what in (*self._timeframes, PRICE):
+                failing = [self._failing.get(Feed(symbol, what)) for symbol in traded]
+                old = [error.reason for error in failing if isinstance(error, Outdated)]
+                if len(old) > len(traded) / 2:
+                    return f"{what} of {len(old)} of {len(traded)} symbols: {old[0]}"
+        return ""
+
+    def has_unexplained(self) -> bool:
+        """Whether a market stands still that the listing, as last read, has as traded."""
+        with self._lock:
+            old = {feed.symbol for feed, e in self._failing.items() if isinstance(e, Outdated)}
+            return bool(old - self._halted_locked().keys())
 
     def unknown_symbols(self) -> list[str]:
         """Symbols that the exchange says it has not."""
@@ -276,8 +325,18 @@ class Store:
     def view(self) -> StoreView:
         with self._lock:
             return StoreView(
-                dict(self._held), dict(self._failing), dict(self._refreshes), self._filled
+                held=dict(self._held),
+                failing=dict(self._failing),
+                newest_ms=dict(self._judge.newest_ms),
+                idle=[feed.symbol for feed in self._idle],
+                halted=self._halted_locked(),
+                refreshes=dict(self._refreshes),
+                filled=self._filled,
             )
+
+    def _halted_locked(self) -> dict[str, str]:
+        listing = self._listing[0].statuses if self._listing else {}
+        return {symbol: status for symbol, status in listing.items() if status != "TRADING"}
 
     def _expired_locked(self, timeframe: str, now: float) -> set[str]:
         """The symbols whose candles are too old to be shown."""

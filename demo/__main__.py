@@ -18,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from demo.exchange import Exchange
+from demo.exchange import DELISTED, Exchange
 
 ROOT = Path(__file__).parent.parent
 LATENCY_MS, JITTER_MS = 50, 10
@@ -128,7 +128,9 @@ def main() -> int:
     signals: Signals = queue.SimpleQueue()
     for number in END_SIGNALS:  # SIGINT may have been inherited as ignored
         signal.signal(number, lambda number, _: signals.put(number))
-    with Exchange(port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS) as exchange:
+    with Exchange(
+        port=port_near(18080), latency_ms=LATENCY_MS, jitter_ms=JITTER_MS, delisted=DELISTED
+    ) as exchange:
         say("exchange", f"simulated Binance.US on {exchange.url}, {LATENCY_MS} ms away")
         health_port = str(port_near(8895))
         settings = {

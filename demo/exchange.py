@@ -1,9 +1,10 @@
 """A simulated Binance.US on loopback: its public REST API, its limits and its faults.
 
-Answers, weights, limits and errors follow the public documentation of the exchange (`demo.rules`);
-the candles come from `demo.market`. `Exchange.fault` injects faults (`demo.faults`); other
-processes do so under /sim/, a path that the real exchange does not have: GET /sim/requests,
-POST /sim/fault, DELETE /sim/fault?kind=. There are no accounts and no orders.
+Answers, weights, limits and errors follow the documentation of the exchange (`demo.rules`); the
+candles come from `demo.market`, and `demo.trading` says when each market has any. `Exchange.fault`
+injects faults (`demo.faults`). Other processes control it under /sim/, a path that the real
+exchange does not have: GET /sim/requests, POST /sim/fault, DELETE /sim/fault?kind=, and
+POST /sim/market. There are no accounts and no orders.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import json
 import math
 import random
-import socket
+import ssl
 import sys
 import threading
 import time
@@ -20,17 +21,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from email.utils import formatdate
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from demo import faults, market, rules
+from demo import faults, market, rules, trading
 from demo.faults import Fault, Reply
-from demo.rules import ApiError, Call
+from demo.rules import ApiError, Call, Limits
+from demo.server import Options, Server
+from demo.trading import Market
 
-LAUNCH_S = 1_569_196_800  # 2019-09-23; there are no candles before it
 KEPT_REQUESTS = 20_000
+DELISTED = 40  # closed markets among the symbols of the programs; the real exchange has 364
 
 
 class Request(NamedTuple):
@@ -51,7 +54,10 @@ class Exchange:
 
     Each answer is delayed by `latency_ms`, plus or minus `jitter_ms`. `clock` returns epoch
     seconds; candles and limits follow it. `listed_at` maps symbols to the start of their trading,
-    in epoch seconds. Port 0 picks a free port and keeps it across `stop` and `start`.
+    in epoch seconds; `delisted` more markets are closed for years. `weight_factor` multiplies the
+    weights of candles and tickers. With `tls` it serves https; `close_after` answers, or `idle_s`
+    seconds without a request, end a connection. Port 0 picks a free port and keeps it across
+    `stop` and `start`.
     """
 
     def __init__(
@@ -64,16 +70,25 @@ class Exchange:
         jitter_ms: float = 0.0,
         clock: Callable[[], float] = time.time,
         weight_limit: int = rules.WEIGHT_LIMIT,
+        raw_limit: int = rules.RAW_LIMIT,
+        weight_factor: int = 1,
         listed_at: dict[str, float] | None = None,
+        delisted: int = 0,
+        tls: ssl.SSLContext | None = None,
+        close_after: int | None = None,
+        idle_s: float | None = None,
     ) -> None:
         self._host, self._port = host, port
         self._latency_ms, self._jitter_ms = latency_ms, jitter_ms
-        self._clock, self._weight_limit = clock, weight_limit
-        self._listed_at = dict(listed_at or {})
-        self._server: _Server | None = None
+        self._clock = clock
+        self._limits, self._weight_factor = Limits(weight_limit, raw_limit), weight_factor
+        self._options = Options(tls, close_after, idle_s)
+        self._server: Server | None = None
+        since = {symbol: int(at) for symbol, at in (listed_at or {}).items()}
+        markets = [Market(symbol, since.get(symbol, trading.LAUNCH_S)) for symbol in symbols]
         # Guards all fields below: each connection has a thread, and tests change faults meanwhile.
         self._lock = threading.Lock()
-        self._statuses = dict.fromkeys(symbols, "TRADING")
+        self._markets = {m.symbol: m for m in (*markets, *trading.delisted(delisted))}
         self._usages: dict[str, rules.Usage] = {}  # by address
         self._faults: dict[int, Fault] = {}
         self._faults_made = 0
@@ -82,6 +97,7 @@ class Exchange:
             "paths": Counter(),
             "statuses": Counter(),
             "clients": Counter(),
+            "connections": 0,
             "weight": 0,
             "bytes_sent": 0,
         }
@@ -91,7 +107,7 @@ class Exchange:
     def start(self) -> Self:
         """Listen; does nothing if it is already listening."""
         if self._server is None:
-            self._server = _Server((self._host, self._port), self)
+            self._server = Server((self._host, self._port), self, self._options)
             self._port = self._server.server_address[1]
         return self
 
@@ -109,7 +125,7 @@ class Exchange:
 
     @property
     def url(self) -> str:
-        return f"http://{self._host}:{self._port}"
+        return f"{'https' if self._options.tls else 'http'}://{self._host}:{self._port}"
 
     # control by tests and checkers
 
@@ -127,12 +143,10 @@ class Exchange:
         It applies to `times` requests: by default to all until `clear`, but a hold or a ban starts
         only once. `detail` holds the parameters of the kind. Returns an id for `clear`.
         """
-        if kind not in faults.KINDS:
-            raise ValueError(f"fault kind {kind!r} is none of {', '.join(faults.KINDS)}")
         left = times if times is not None else 1 if kind in faults.REFUSALS else math.inf
         with self._lock:
             self._faults_made += 1
-            made = Fault(self._faults_made, kind, symbol, path, left, detail)
+            made = Fault(self._faults_made, self._clock(), kind, symbol, path, left, detail)
             self._faults[made.id] = made
             return made.id
 
@@ -161,7 +175,7 @@ class Exchange:
     @property
     def totals(self) -> dict[str, Any]:
         """Totals since creation: requests by path, by status, and by client (User-Agent); their
-        weight; and bytes sent."""
+        weight; connections accepted; and bytes sent."""
         with self._lock:
             return deepcopy(self._totals)
 
@@ -175,69 +189,82 @@ class Exchange:
         end_ms: int | None = None,
     ) -> market.Rows:
         """The rows of a klines answer at this moment, without faults."""
-        step_s, listed_s = market.INTERVALS[interval], self._listed_s(symbol)
-        return market.rows(symbol, step_s, limit, start_ms, end_ms, listed_s, self._clock())
+        with self._lock:
+            asked = self._markets.get(symbol, Market(symbol))
+        return asked.rows(market.INTERVALS[interval], limit, start_ms, end_ms, self._clock())
 
     def halt(self, symbol: str) -> None:
-        """Suspend trading; the symbol stays listed and its prices are still answered."""
-        with self._lock:
-            self._statuses[symbol] = "BREAK"
+        """Suspend trading: no candles from now on; what there was is still answered."""
+        self._change(symbol, Market.halt)
+
+    def idle(self, symbol: str) -> None:
+        """Let nobody trade the symbol, for 24 h already."""
+        self._change(symbol, Market.idle)
 
     def list(self, symbol: str) -> None:
-        """Start or resume trading of a symbol, new or known."""
-        with self._lock:
-            self._statuses[symbol] = "TRADING"
+        """Start or resume trading of a symbol, new or known; a halt leaves a gap in its candles."""
+        self._change(symbol, Market.trade)
 
     resume = list
 
     def delist(self, symbol: str) -> None:
         """Make it an invalid symbol."""
+        self._change(symbol, Market.delist)
+
+    def _change(self, symbol: str, change: Callable[[Market, float], Market]) -> None:
         with self._lock:
-            self._statuses.pop(symbol, None)
+            known = self._markets.get(symbol, Market(symbol))
+            self._markets[symbol] = change(known, self._clock())
 
     # one request
 
     def serve(self, method: str, path: str, query: str, address: str) -> tuple[Reply, Fault | None]:
         """Reply to an API request after the latency; also returns the fault of the wire, if any."""
         now = self._clock()
-        call = rules.read_call(method, path, query)
-        reply, active = self._charge(call, address, now)
-        if reply.status == 200:
-            try:
-                lag_s = faults.total(active, "lagging", "seconds", 60)
-                reply.value = self._answer(call, now - lag_s, active)
-                for fault in active:
-                    faults.spoil(reply, fault)
-            except ApiError as error:
-                reply.status, reply.value = error.status, {"code": error.code, "msg": str(error)}
-        wire = next((fault for fault in active if fault.kind in faults.WIRE), None)
-        status = 0 if wire and wire.kind in faults.UNANSWERED else reply.status
-        with self._lock:
-            self._requests.append(
-                Request(now, path, call.symbols, call.interval, call.limit, call.weight, status)
-            )
-            self._totals["paths"][path] += 1
-            self._totals["statuses"][str(status)] += 1
-            self._totals["weight"] += call.weight
+        call = rules.read_call(method, path, query, self._weight_factor)
+        if page := self._block(call, now):
+            reply, wire, call.weight = page, None, 0
+        else:
+            reply, active = self._charge(call, address, now)
+            if reply.status == 200:
+                self._fill(reply, call, now, active)
+            wire = next((fault for fault in active if fault.kind in faults.WIRE), None)
+        reply.headers["Date"] = formatdate(now, usegmt=True)
+        self._note(call, now, 0 if wire and wire.kind in faults.UNANSWERED else reply.status)
         jitter_ms = random.uniform(-self._jitter_ms, self._jitter_ms)
         time.sleep(max(self._latency_ms + jitter_ms, 0.0) / 1000)
         return reply, wire
+
+    def _block(self, call: Call, now: float) -> Reply | None:
+        """The reply of the network before the exchange, if it lets the call not through."""
+        with self._lock:
+            for fault in self._faults.values():
+                until = fault.at + fault.number("seconds", math.inf)
+                if fault.kind == faults.BLOCKED and fault.matches(call) and now < until:
+                    fault.times -= 1
+                    return faults.block(fault)
+        return None
 
     def _charge(self, call: Call, address: str, now: float) -> tuple[Reply, Sequence[Fault]]:
         """Count the call and pick its faults; the reply's status is 200 unless it is refused."""
         reply = Reply(200, None)
         with self._lock:
             usage = self._usages.setdefault(address, rules.Usage())
-            active = [fault for fault in self._faults.values() if fault.matches(call)]
+            active = [
+                fault
+                for fault in self._faults.values()
+                if fault.kind != faults.BLOCKED and fault.matches(call)
+            ]
             others = int(faults.total(active, "used_weight", "weight", 0))
-            usage.charge(call.weight, self._weight_limit - others, now)
+            left = self._limits._replace(weight=self._limits.weight - others)
+            usage.charge(call.weight, left, now)
             for fault in active:
                 if fault.kind in faults.REFUSALS:
                     status, seconds = faults.REFUSALS[fault.kind]
                     usage.refuse(status, now + fault.number("seconds", seconds))
             if usage.refused_with:
                 active = [fault for fault in active if fault.kind in faults.WITHOUT_ANSWER]
-                message = usage.refusal(self._weight_limit)
+                message = usage.refusal(self._limits.weight)
                 reply.status, reply.value = usage.refused_with, {"code": -1003, "msg": message}
                 reply.headers["Retry-After"] = str(math.ceil(usage.refused_until - now))
             for fault in active:
@@ -245,6 +272,29 @@ class Exchange:
             used = str(usage.weight + others)
         reply.headers |= {"X-MBX-USED-WEIGHT": used, "X-MBX-USED-WEIGHT-1M": used}
         return reply, active
+
+    def _fill(self, reply: Reply, call: Call, now: float, active: Sequence[Fault]) -> None:
+        try:
+            reply.value = self._answer(call, now, active)
+            for fault in active:
+                faults.spoil(reply, fault)
+        except ApiError as error:
+            reply.status, reply.value = error.status, {"code": error.code, "msg": str(error)}
+
+    def _note(self, call: Call, now: float, status: int) -> None:
+        with self._lock:
+            self._requests.append(
+                Request(
+                    now, call.path, call.symbols, call.interval, call.limit, call.weight, status
+                )
+            )
+            self._totals["paths"][call.path] += 1
+            self._totals["statuses"][str(status)] += 1
+            self._totals["weight"] += call.weight
+
+    def count_connection(self) -> None:
+        with self._lock:
+            self._totals["connections"] += 1
 
     def count_client(self, name: str) -> None:
         with self._lock:
@@ -260,155 +310,88 @@ class Exchange:
         if call.error:
             raise call.error
         with self._lock:
-            statuses = dict(self._statuses)
-        if any(symbol not in statuses for symbol in call.symbols):
+            markets = {symbol: m for symbol, m in self._markets.items() if m.listed}
+        if any(symbol not in markets for symbol in call.symbols):
             raise ApiError(-1121, "Invalid symbol.")
+        if call.path.endswith("klines"):
+            return self._rows(call, now, active)
         if call.symbols:  # answered in the exchange's own order, not in that of the request
-            statuses = {s: status for s, status in statuses.items() if s in call.symbols}
+            markets = {symbol: m for symbol, m in markets.items() if symbol in call.symbols}
+        shown_at = faults.seen_at(active, None, now)
         match call.path.removeprefix("/api/v3/"):
             case "ping":
                 return {}
             case "time":
-                return {"serverTime": int(now * 1000)}
+                return {"serverTime": int(shown_at * 1000)}
             case "exchangeInfo":
-                return rules.exchange_info(statuses, self._weight_limit, now)
-            case "klines":
-                return self._rows(call, now, active)
-        entries = [self._ticker(symbol, now) for symbol in statuses]
+                statuses = {symbol: m.status for symbol, m in markets.items()}
+                return rules.exchange_info(statuses, self._limits, shown_at, call.params)
+        entries = [m.ticker(faults.seen_at(active, symbol, now)) for symbol, m in markets.items()]
         if call.path.endswith("price"):
             entries = [{"symbol": e["symbol"], "price": e["lastPrice"]} for e in entries]
         elif call.params.get("type") == "MINI":
             entries = [{name: entry[name] for name in market.MINI_TICKER} for entry in entries]
         return entries[0] if "symbol" in call.params else entries
 
-    def _listed_s(self, symbol: str) -> int:
-        return int(self._listed_at.get(symbol, LAUNCH_S))
-
-    def _ticker(self, symbol: str, now: float) -> dict[str, Any]:
-        start_s = max(int(now) - market.DAY_S, self._listed_s(symbol))
-        return market.ticker(symbol, market.candle(symbol, start_s, int(now)), int(now * 1000))
-
     def _rows(self, call: Call, now: float, active: Sequence[Fault]) -> market.Rows:
         [symbol] = call.symbols
+        now = faults.seen_at(active, symbol, now)
+        with self._lock:
+            listed = [other for other, m in self._markets.items() if m.listed or other == symbol]
+            other = faults.source(active, symbol, listed)
+            asked = self._markets.get(other, Market(other))
         step_s = market.INTERVALS[call.interval]
         history = [fault for fault in active if fault.kind in faults.CANDLES]
-        change = partial(faults.as_seen, history, symbol, step_s, now) if history else None
+        change = partial(faults.as_seen, history, asked.candle, step_s, now) if history else None
         times = call.time_ms("startTime"), call.time_ms("endTime")
-        return market.rows(symbol, step_s, call.limit, *times, self._listed_s(symbol), now, change)
+        return asked.rows(step_s, call.limit, *times, now, change)
 
     # the control path
 
     def control(self, method: str, path: str, query: str, body: bytes) -> Reply:
         """Answer a request under /sim/."""
         try:
-            match method, path:
-                case "GET", "/sim/requests":
-                    requests = [request._asdict() for request in self.requests]
-                    return Reply(200, {"requests": requests, "count": len(requests), **self.totals})
-                case "POST", "/sim/fault":
-                    return Reply(200, {"id": self.fault(**json.loads(body))})
-                case "DELETE", "/sim/fault":
-                    kind = dict(parse_qsl(query)).get("kind")
-                    return Reply(200, {"cleared": self.clear(kind)})
+            reply = Reply(200, self._controlled(method, path, query, body))
+        except LookupError as error:
+            reply = Reply(404, {"error": str(error)})
         except (TypeError, ValueError) as error:
-            return Reply(400, {"error": str(error)})
-        return Reply(404, {"error": f"no {method} {path}"})
+            reply = Reply(400, {"error": str(error)})
+        reply.headers["Date"] = formatdate(self._clock(), usegmt=True)
+        return reply
 
+    def _controlled(self, method: str, path: str, query: str, body: bytes) -> dict[str, Any]:
+        match method, path:
+            case "GET", "/sim/requests":
+                requests = [request._asdict() for request in self.requests]
+                return {"requests": requests, "count": len(requests), **self.totals}
+            case "POST", "/sim/fault":
+                return {"id": self.fault(**json.loads(body))}
+            case "DELETE", "/sim/fault":
+                return {"cleared": self.clear(dict(parse_qsl(query)).get("kind"))}
+            case "POST", "/sim/market":
+                return self._set_state(**json.loads(body))
+        raise LookupError(f"no {method} {path}")
 
-# --- the server ---
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection: reads requests, and writes the exchange's replies."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # else a body after its head may wait 40 ms for an ACK
-    server: _Server
-
-    def answer(self) -> None:
-        exchange, url = self.server.exchange, urlsplit(self.path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        try:
-            if url.path.startswith("/sim/"):
-                reply = exchange.control(self.command, url.path, url.query, body)
-                self.wfile.write(reply.head() + reply.body)
-                return
-            exchange.count_client(self.headers.get("User-Agent", ""))
-            address = self.client_address[0]
-            reply, fault = exchange.serve(self.command, url.path, url.query, address)
-            chunks: Iterable[bytes] = [reply.head() + reply.body]
-            if fault:
-                self.close_connection = True
-                chunks = faults.sent(reply, fault, self.connection)
-            for chunk in chunks:
-                self.wfile.write(chunk)
-                exchange.count_bytes(len(chunk))
-        except OSError:
-            self.close_connection = True  # the client is gone
-
-    do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = answer
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep requests out of the log."""
-
-
-class _Server(ThreadingHTTPServer):
-    """Serves in its own thread, and tracks open connections so that `stop` can close them."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self, address: tuple[str, int], exchange: Exchange) -> None:
-        self.exchange = exchange
-        # Guards _open: the accepting thread adds, connection threads remove.
-        self._open_lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        super().__init__(address, _Handler)
-        self._thread = threading.Thread(
-            target=self.serve_forever, args=(0.05,), name="exchange", daemon=True
-        )
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self._thread.join()
-        self.server_close()
-        with self._open_lock:
-            connections = list(self._open)
-        for connection in connections:
-            # Wakes the thread that is blocked on the socket, which then closes it.
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        connection, address = super().get_request()
-        with self._open_lock:
-            self._open.add(connection)
-        return connection, address
-
-    def shutdown_request(self, request: Any) -> None:
-        with self._open_lock:
-            self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Ignore clients that hang up; print any other error, which is a defect."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
+    def _set_state(self, symbol: str, state: str) -> dict[str, Any]:
+        if state not in trading.STATES:
+            raise ValueError(f"state {state!r} is none of {', '.join(trading.STATES)}")
+        self._change(symbol, trading.STATES[state])
+        return {"symbol": symbol, "state": state}
 
 
 # --- the program ---
 
 
-def main() -> None:
-    """Serve until interrupted."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m demo.exchange",
         description="A simulated Binance.US REST API on 127.0.0.1. Candles are made up, limits "
         "and errors are as documented. Ends with Ctrl-C.",
         epilog="While it runs: GET /sim/requests lists what it was asked; POST /sim/fault "
         '{"kind": "status", "path": "klines", "times": 3, "status": 500} lets requests fail; '
-        f"DELETE /sim/fault ends that. Kinds: {', '.join(faults.KINDS)}.",
+        f"DELETE /sim/fault ends that. Kinds: {', '.join(faults.KINDS)}. POST /sim/market "
+        '{"symbol": "BTCUSDT", "state": "halted"} changes a market. '
+        f"States: {', '.join(trading.STATES)}.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add, count = parser.add_argument, str(len(market.DEFAULT_SYMBOLS))
@@ -416,16 +399,29 @@ def main() -> None:
     add("--latency-ms", type=float, default=50.0, help="before each answer")
     add("--jitter-ms", type=float, default=10.0, help="more or less of it")
     add("--symbols", default=count, help="how many, or which, separated by commas")
-    args = parser.parse_args()
-    named = args.symbols.upper().split(",")
+    add("--delisted", type=int, default=DELISTED, help="how many closed markets are listed, too")
+    add("--weight-limit", type=int, default=rules.WEIGHT_LIMIT, help="per minute")
+    add("--raw-limit", type=int, default=rules.RAW_LIMIT, help="requests in 5 minutes")
+    add("--weight-factor", type=int, default=1, help="of the weights of candles and tickers")
+    add("--tls", nargs=2, metavar=("CERT", "KEY"), help="files in PEM; serves https")
+    add("--close-after", type=int, help="end a connection after so many answers")
+    add("--idle-s", type=float, help="end a connection after so many seconds without a request")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Serve until interrupted."""
+    args = vars(_arguments())
+    named = args.pop("symbols").upper().split(",")
     symbols = market.symbols(int(named[0])) if named[0].isdecimal() else named
-    exchange = Exchange(
-        symbols, port=args.port, latency_ms=args.latency_ms, jitter_ms=args.jitter_ms
-    )
+    if files := args["tls"]:
+        args["tls"] = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        args["tls"].load_cert_chain(*files)
+    exchange = Exchange(symbols, **args)
     try:
         exchange.start()
     except OSError as error:
-        sys.exit(f"cannot listen on port {args.port}: {error.strerror}")
+        sys.exit(f"cannot listen on port {args['port']}: {error.strerror}")
     with exchange, suppress(KeyboardInterrupt):
         print(f"simulated exchange on {exchange.url} with {len(symbols)} symbols", flush=True)
         threading.Event().wait()

@@ -9,7 +9,7 @@ numbers of ticks and volumes whole numbers of lots, so that sums are exact.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from hashlib import shake_128
 from itertools import accumulate, pairwise
@@ -114,6 +114,11 @@ def symbols(count: int) -> tuple[str, ...]:
     return (*DEFAULT_SYMBOLS[:count], *made_up)
 
 
+def delisted_symbols(count: int) -> tuple[str, ...]:
+    """Made-up symbols for markets that are closed for ever."""
+    return tuple(f"OLD{number:03d}USD" for number in range(1, count + 1))
+
+
 @lru_cache(maxsize=1024)
 def listing(symbol: str) -> Listing:
     """The listing of `symbol`, made up unless PRICES has the coin."""
@@ -146,7 +151,7 @@ def candle(symbol: str, start_s: int, end_s: int) -> Candle:
     if end_s <= start_s:
         price = candle(symbol, start_s, start_s + 1).open
         return Candle(price, price, price, price, 0, 0)
-    return _merge(list(_blocks(symbol, start_s, end_s)))
+    return merge(list(_blocks(symbol, start_s, end_s)))
 
 
 def whole_candle(symbol: str, step_s: int, open_s: int) -> Candle:
@@ -159,7 +164,15 @@ def whole_candle(symbol: str, step_s: int, open_s: int) -> Candle:
         return _block(symbol, level, open_s)
     level = next(level for size, level in _LEVELS.items() if step_s % size == 0)
     opens = range(open_s, open_s + step_s, _SIZES[level])
-    return _merge([_block(symbol, level, at) for at in opens])
+    return merge([_block(symbol, level, at) for at in opens])
+
+
+def merge(blocks: list[Candle]) -> Candle:
+    """Merge adjacent blocks into one candle."""
+    if len(blocks) == 1:
+        return blocks[0]
+    opens, highs, lows, closes, volumes, trades = zip(*blocks, strict=True)
+    return Candle(opens[0], max(highs), min(lows), closes[-1], sum(volumes), sum(trades))
 
 
 def fixed(value: int, decimals: int) -> str:
@@ -197,42 +210,6 @@ def row(symbol: str, step_s: int, open_s: int, bar: Candle) -> tuple[Any, ...]:
 def whole_row(symbol: str, step_s: int, open_s: int) -> tuple[Any, ...]:
     """`row` of a closed candle, cached because formatting costs more than the candle itself."""
     return row(symbol, step_s, open_s, whole_candle(symbol, step_s, open_s))
-
-
-def rows(
-    symbol: str,
-    step_s: int,
-    limit: int,
-    start_ms: int | None,
-    end_ms: int | None,
-    listed_s: int,
-    now: float,
-    change: Callable[[int, Candle], Candle | None] | None = None,
-) -> Rows:
-    """The rows of a klines answer at `now`, for a symbol traded since `listed_s`.
-
-    The candles open in [start_ms, end_ms], where None is no bound: the first `limit` of them if
-    there is a start, else the last. `change(open_s, candle)` returns the candle to answer with
-    instead, or None to leave it out.
-    """
-    first = listed_s // step_s * step_s
-    if start_ms is not None:
-        first = max(first, -(-start_ms // (step_s * 1000)) * step_s)  # rounded up
-    last = int(now if end_ms is None else min(now, end_ms // 1000)) // step_s * step_s
-    opens = range(first, last + 1, step_s)
-    found: Rows = []
-    for open_s in opens if start_ms is not None else reversed(opens):
-        if len(found) == limit:
-            break
-        if listed_s <= open_s and open_s + step_s <= int(now) and not change:
-            found.append([*whole_row(symbol, step_s, open_s)])
-            continue
-        # The candle so far, up to the last full second.
-        bar = candle(symbol, max(open_s, listed_s), min(open_s + step_s, int(now)))
-        changed = change(open_s, bar) if change else bar
-        if changed:
-            found.append([*row(symbol, step_s, open_s, changed)])
-    return found if start_ms is not None else found[::-1]
 
 
 MINI_TICKER = (
@@ -283,6 +260,14 @@ def ticker(symbol: str, day: Candle, close_ms: int) -> dict[str, Any]:
     }
 
 
+def idle_ticker(symbol: str, close_ms: int) -> dict[str, Any]:
+    """The ticker of a market without a trade in the 24 h that end at `close_ms`."""
+    figures = ticker(symbol, Candle(1, 1, 1, 1, 0, 0), close_ms)
+    zeros = {name: fixed(0, 0) for name, value in figures.items() if isinstance(value, str)}
+    none = {"priceChangePercent": "0.000", "firstId": -1, "lastId": -1, "count": 0}
+    return figures | zeros | none | {"symbol": symbol}
+
+
 # --- generating blocks ---
 
 
@@ -297,14 +282,6 @@ def _paid(bar: Candle) -> int:
     The only figure that does not add up across timeframes: prices are generated before trades.
     """
     return bar.volume * (bar.open + bar.high + bar.low + bar.close) // 4
-
-
-def _merge(blocks: list[Candle]) -> Candle:
-    """Merge adjacent blocks into one candle."""
-    if len(blocks) == 1:
-        return blocks[0]
-    opens, highs, lows, closes, volumes, trades = zip(*blocks, strict=True)
-    return Candle(opens[0], max(highs), min(lows), closes[-1], sum(volumes), sum(trades))
 
 
 def _blocks(symbol: str, start_s: int, end_s: int) -> Iterator[Candle]:

@@ -1,7 +1,7 @@
 """The rules of the simulated exchange: parameters, weights, limits, and the exchangeInfo answer.
 
-They follow the public documentation of the real exchange. This module knows nothing about candles
-or faults, and reads no clock.
+They follow the documentation of the real exchange, https://docs.binance.us/, as of September 2026.
+This module knows nothing about candles or faults, and reads no clock.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 from demo import market
 
-WEIGHT_LIMIT = 1200  # per minute of the exchange's clock and IP address
-RAW_LIMIT, RAW_WINDOW_S = 5000, 300
+# Per IP address, by the exchange's clock. Until 2026-08-31 they were 1200 and 5000.
+WEIGHT_LIMIT = 6000  # per minute
+RAW_LIMIT, RAW_WINDOW_S = 300_000, 300
 REFUSALS_TO_BAN = 40  # more than a client with 32 workers has in flight at its first refusal
 FIRST_BAN_S, LONGEST_BAN_S = 120, 3 * 86400  # each ban is twice as long as the one before
 DEFAULT_LIMIT, MAX_LIMIT = 500, 1000  # candles per answer
@@ -27,6 +28,13 @@ class ApiError(Exception):
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.code, self.status = code, status
+
+
+class Limits(NamedTuple):
+    """What one IP address may use: `weight` per minute, `raw` requests per RAW_WINDOW_S."""
+
+    weight: int = WEIGHT_LIMIT
+    raw: int = RAW_LIMIT
 
 
 # --- parsing calls ---
@@ -60,8 +68,14 @@ class Call:
 _PARAMS = {
     "/api/v3/ping": (),
     "/api/v3/time": (),
-    "/api/v3/exchangeInfo": ("symbol", "symbols"),
-    "/api/v3/klines": ("symbol", "interval", "startTime", "endTime", "limit"),
+    "/api/v3/exchangeInfo": (
+        "symbol",
+        "symbols",
+        "permissions",
+        "showPermissionSets",
+        "symbolStatus",
+    ),
+    "/api/v3/klines": ("symbol", "interval", "startTime", "endTime", "timeZone", "limit"),
     "/api/v3/ticker/24hr": ("symbol", "symbols", "type"),
     "/api/v3/ticker/price": ("symbol", "symbols"),
 }
@@ -69,11 +83,19 @@ _SYMBOL = "[A-Z0-9-_.]{1,20}"
 _LEGAL = {
     "symbol": f"^{_SYMBOL}$",
     "symbols": f'^\\[("{_SYMBOL}"(,"{_SYMBOL}"){{0,}}){{0,1}}\\]$',
+    "permissions": '^([A-Z0-9_]+|\\["[A-Z0-9_]+"(,"[A-Z0-9_]+"){0,}\\])$',
+    "timeZone": "^[+-]?[0-9]{1,2}(:[0-9]{2})?$",
     **dict.fromkeys(("limit", "startTime", "endTime"), "^[0-9]{1,20}$"),
 }
+_CHOICES = {
+    "type": ("FULL", "MINI"),
+    "symbolStatus": ("TRADING", "HALT", "BREAK"),
+    "showPermissionSets": ("true", "false"),
+}
+_FIRST_ZONE_MIN, _LAST_ZONE_MIN = -12 * 60, 14 * 60
 
 
-def read_call(method: str, path: str, query: str) -> Call:
+def read_call(method: str, path: str, query: str, weight_factor: int = 1) -> Call:
     """Parse a request; the call has an `error` if the exchange would reject it."""
     try:
         params = _read_params(method, path, query)
@@ -81,7 +103,7 @@ def read_call(method: str, path: str, query: str) -> Call:
     except ApiError as error:
         return Call(path, error=error)
     symbols = [params["symbol"]] if "symbol" in params else json.loads(params.get("symbols", "[]"))
-    return Call(path, params, tuple(symbols), _weight(path, len(symbols)))
+    return Call(path, params, tuple(symbols), _weight(path, len(symbols), weight_factor))
 
 
 def _read_params(method: str, path: str, query: str) -> dict[str, str]:
@@ -116,26 +138,45 @@ def _check_values(path: str, params: dict[str, str]) -> None:
         if name not in params:
             problem = "was not sent, was empty/null, or malformed"
             raise ApiError(-1102, f"Mandatory parameter '{name}' {problem}.")
-    if "symbol" in params and "symbols" in params:
+    # Symbols are chosen in one way only: by name, by names, or by what they have in common.
+    chosen_by = [{"symbol"}, {"symbols"}, {"permissions", "symbolStatus"}]
+    if sum(bool(names & params.keys()) for names in chosen_by) > 1:
         raise ApiError(-1128, "Combination of optional parameters invalid.")
     if params.get("interval", "1m") not in market.INTERVALS:
         raise ApiError(-1120, "Invalid interval.")
-    if params.get("type", "FULL") not in ("FULL", "MINI"):
-        raise ApiError(-1130, "Data sent for parameter 'type' is not valid.")
-    if int(params.get("limit", 1)) < 1:
-        raise ApiError(-1130, "Data sent for parameter 'limit' is not valid.")
+    for name, text in params.items():
+        if not _is_valid(name, text):
+            raise ApiError(-1130, f"Data sent for parameter '{name}' is not valid.")
     if params.get("symbols") == "[]":
         raise ApiError(-1105, "Parameter 'symbols' was empty.")
 
 
-def _weight(path: str, symbols: int) -> int:
-    """The weight of a call for so many symbols (0 = all)."""
-    if path.endswith("exchangeInfo"):
-        return 10
-    if path.endswith("ticker/price"):
-        return 1 if symbols == 1 else 2
-    if path.endswith("ticker/24hr"):
-        return 1 if 1 <= symbols <= 20 else 20 if 1 <= symbols <= 100 else 40
+def _is_valid(name: str, text: str) -> bool:
+    """Whether the parameter may have this value, which has legal characters only."""
+    if name == "limit":
+        return int(text) >= 1
+    if name == "timeZone":
+        hours, _, minutes = text.lstrip("+-").partition(":")
+        zone_min = int(hours) * 60 + int(minutes or 0)
+        return _FIRST_ZONE_MIN <= (-zone_min if text[0] == "-" else zone_min) <= _LAST_ZONE_MIN
+    return name not in _CHOICES or text in _CHOICES[name]
+
+
+def _weight(path: str, symbols: int, factor: int) -> int:
+    """The weight of a call for so many symbols (0 = all).
+
+    Whether candles and tickers weigh what is documented or, as on binance.com, twice as much is
+    not known; `factor` tells.
+    """
+    match path.removeprefix("/api/v3/"):
+        case "exchangeInfo":
+            return 20
+        case "klines":
+            return factor
+        case "ticker/price":
+            return factor * (1 if symbols == 1 else 2)
+        case "ticker/24hr":
+            return factor * (1 if 1 <= symbols <= 20 else 20 if 1 <= symbols <= 100 else 40)
     return 1
 
 
@@ -155,7 +196,7 @@ class Usage:
     ignored: int = 0  # requests sent despite a 429
     bans: int = 0
 
-    def charge(self, weight: int, budget: int, now: float) -> None:
+    def charge(self, weight: int, limits: Limits, now: float) -> None:
         """Count a request at `now`; afterwards `refused_with` says whether to answer it."""
         minute, raw_window = int(now // 60), int(now // RAW_WINDOW_S)
         if minute != self.minute:
@@ -169,9 +210,9 @@ class Usage:
             if self.ignored >= REFUSALS_TO_BAN:
                 self.refuse(418, now + min(FIRST_BAN_S * 2**self.bans, LONGEST_BAN_S))
                 self.bans += 1
-        elif self.weight > budget:
+        elif self.weight > limits.weight:
             self.refuse(429, (minute + 1) * 60)
-        elif self.raw_requests > RAW_LIMIT:
+        elif self.raw_requests > limits.raw:
             self.refuse(429, (raw_window + 1) * RAW_WINDOW_S)
         else:
             self.refuse(0, 0.0)
@@ -196,31 +237,65 @@ _SYMBOL_INFO = {
     "quoteAssetPrecision": 8,
     "baseCommissionPrecision": 8,
     "quoteCommissionPrecision": 8,
-    "orderTypes": ["LIMIT", "LIMIT_MAKER", "MARKET", "STOP_LOSS_LIMIT", "TAKE_PROFIT_LIMIT"],
+    "orderTypes": [
+        "LIMIT",
+        "LIMIT_MAKER",
+        "MARKET",
+        "STOP_LOSS",
+        "STOP_LOSS_LIMIT",
+        "TAKE_PROFIT",
+        "TAKE_PROFIT_LIMIT",
+    ],
     "icebergAllowed": True,
     "ocoAllowed": True,
+    "otoAllowed": True,
+    "opoAllowed": True,
     "quoteOrderQtyMarketAllowed": True,
+    "allowTrailingStop": True,
+    "cancelReplaceAllowed": True,
+    "amendAllowed": True,
+    "pegInstructionsAllowed": True,
     "isSpotTradingAllowed": True,
     "isMarginTradingAllowed": False,
-    "permissions": ["SPOT"],
+    "permissions": [],  # what was here is in permissionSets
+    "permissionSets": [["SPOT"]],
+    "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
+    "allowedSelfTradePreventionModes": [
+        "EXPIRE_TAKER",
+        "EXPIRE_MAKER",
+        "EXPIRE_BOTH",
+        "DECREMENT",
+        "TRANSFER",
+    ],
 }
 
 
-def exchange_info(statuses: dict[str, str], weight_limit: int, now: float) -> dict[str, Any]:
-    """The answer of exchangeInfo for the symbols in `statuses`."""
-    limits = [
-        ("REQUEST_WEIGHT", "MINUTE", 1, weight_limit),
+def exchange_info(
+    statuses: dict[str, str], limits: Limits, now: float, params: dict[str, str]
+) -> dict[str, Any]:
+    """The answer of exchangeInfo for those symbols in `statuses` that `params` choose."""
+    rates = [
+        ("REQUEST_WEIGHT", "MINUTE", 1, limits.weight),
         ("ORDERS", "SECOND", 10, 100),
         ("ORDERS", "DAY", 1, 200_000),
-        ("RAW_REQUESTS", "MINUTE", RAW_WINDOW_S // 60, RAW_LIMIT),
+        ("RAW_REQUESTS", "MINUTE", RAW_WINDOW_S // 60, limits.raw),
     ]
     names = ("rateLimitType", "interval", "intervalNum", "limit")
+    # every symbol has the permission SPOT, and no other
+    allowed = "SPOT" in re.findall(r"\w+", params.get("permissions", "SPOT"))
+    symbols = [
+        _symbol_info(symbol, status)
+        for symbol, status in statuses.items()
+        if allowed and params.get("symbolStatus", status) == status
+    ]
+    if params.get("showPermissionSets") == "false":
+        symbols = [info | {"permissionSets": []} for info in symbols]
     return {
         "timezone": "UTC",
         "serverTime": int(now * 1000),
-        "rateLimits": [dict(zip(names, limit, strict=True)) for limit in limits],
+        "rateLimits": [dict(zip(names, rate, strict=True)) for rate in rates],
         "exchangeFilters": [],
-        "symbols": [_symbol_info(symbol, status) for symbol, status in statuses.items()],
+        "symbols": symbols,
     }
 
 

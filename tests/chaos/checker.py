@@ -24,7 +24,7 @@ import psutil
 import redis
 
 import redis_log
-from binance_answers import TIMEFRAME_MS, WEIGHT_LIMIT
+from binance_answers import LIMITS, TIMEFRAME_MS
 from candles import PRICE, PRICE_TTL_S, Feed
 from demo.exchange import Exchange
 from settings import DEFAULT_LEADER_KEY, Timeframe
@@ -261,7 +261,9 @@ def judge_holds(
             )
 
 
-def judge_weight(verdict: Verdict, asked: Sequence[Asked], limit: int = WEIGHT_LIMIT) -> None:
+def judge_weight(
+    verdict: Verdict, asked: Sequence[Asked], limit: int = LIMITS.weight.units
+) -> None:
     """Judge the weight of all services together, as the exchange counts it by address."""
     window: deque[Asked] = deque()
     used = 0

@@ -10,10 +10,10 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from binance_client import HOLD_S
 from demo import faults, rules
 from demo.exchange import Exchange
 from demo.faults import Fault, Reply
+from rate_limiter import HOLD_S
 
 # Faults that make candles unusable, so that they refresh nothing. (Answers with `late`, `revised`,
 # `gap` or `lagging` cannot be told from right ones; `price_zero` affects prices only.)

@@ -234,7 +234,7 @@ class TestAsked:
 
     @pytest.mark.parametrize(("last", "fine"), [(159.9, False), (160.1, True)])
     def test_weight_of_any_60_s(self, verdicts: Verdicts, last: float, fine: bool) -> None:
-        requests = [asked(100.0, weight=700), asked(130.0, weight=500, service="b"), asked(last)]
+        requests = [asked(100.0, weight=3500), asked(130.0, weight=2500, service="b"), asked(last)]
         judge_weight(verdicts.weight, requests)
         assert verdicts.weight.fine == fine
 

@@ -20,13 +20,17 @@ def exchange() -> Iterator[Exchange]:
         yield exchange
 
 
-@pytest.fixture
-def binanceus(exchange: Exchange) -> Any:
+def connected(exchange: Exchange) -> Any:
     client = ccxt.binanceus({"enableRateLimit": False})
     client.urls["api"] = {
         name: f"{exchange.url}{urlsplit(url).path}" for name, url in client.urls["api"].items()
     }
     return client
+
+
+@pytest.fixture
+def binanceus(exchange: Exchange) -> Any:
+    return connected(exchange)
 
 
 def test_ccxt_reads_markets_candles_and_tickers(binanceus: Any, exchange: Exchange) -> None:
@@ -47,6 +51,15 @@ def test_ccxt_reads_markets_candles_and_tickers(binanceus: Any, exchange: Exchan
     assert bitcoin["percentage"] is not None and bitcoin["baseVolume"] > 0
 
 
+def test_ccxt_tells_closed_markets_from_traded_ones() -> None:
+    with Exchange(delisted=40) as exchange:
+        markets = connected(exchange).load_markets()
+        active = [symbol for symbol, facts in markets.items() if facts["active"]]
+        assert (len(markets), len(active)) == (69, 29)
+        exchange.halt("BTCUSDT")
+        assert not connected(exchange).load_markets()["BTC/USDT"]["active"]
+
+
 def test_ccxt_understands_the_errors(binanceus: Any, exchange: Exchange) -> None:
     binanceus.load_markets()
     with pytest.raises(ccxt.BadSymbol):
@@ -58,6 +71,10 @@ def test_ccxt_understands_the_errors(binanceus: Any, exchange: Exchange) -> None
     with pytest.raises(ccxt.DDoSProtection):  # its class for the statuses 429 and 418
         binanceus.fetch_ohlcv("BTC/USDT", "5m")
     exchange.clear()
-    exchange.fault("status", status=500)
-    with pytest.raises(ccxt.OperationFailed):
+    for status, code in ((500, -1000), (400, -1001)):
+        exchange.fault("status", times=1, status=status, code=code)
+        with pytest.raises(ccxt.OperationFailed):
+            binanceus.fetch_ohlcv("BTC/USDT", "5m")
+    exchange.fault("blocked")
+    with pytest.raises(ccxt.BaseError):
         binanceus.fetch_ohlcv("BTC/USDT", "5m")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,11 +15,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import requests
+import trustme
 
 from demo import market
 from demo.exchange import Exchange
@@ -40,11 +43,13 @@ class Clock:
 
 
 class Client:
-    """GET on one kept-alive connection, redirects not followed."""
+    """GET on one kept-alive connection, redirects not followed; `trusted` is a file of the
+    certificates that https needs."""
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, trusted: Path | None = None) -> None:
         self._exchange, self._session = exchange, requests.Session()
         self._session.trust_env = False
+        self._session.verify = str(trusted) if trusted else True
 
     def get(self, path: str, **params: Any) -> requests.Response:
         url = f"{self._exchange.url}/api/v3/{path}"
@@ -238,6 +243,11 @@ def test_a_young_market_has_fewer_candles() -> None:
     assert Decimal(ticker["openPrice"]) == Decimal(rows[0][1])
 
 
+@pytest.mark.parametrize("zone", ["0", "-12:00", "+5:45", "14"])
+def test_time_zones_are_understood_and_change_nothing(client: Client, zone: str) -> None:
+    assert client.opens(**KLINES, timeZone=zone) == client.opens(**KLINES)
+
+
 @pytest.mark.parametrize(
     ("path", "params", "status", "code"),
     [
@@ -262,6 +272,14 @@ def test_a_young_market_has_fewer_candles() -> None:
         ("ticker/24hr", {"symbol": "BTCUSDT", "symbols": '["BTCUSDT"]'}, 400, -1128),
         ("ticker/24hr", {"symbol": "BTCUSDT", "type": "SMALL"}, 400, -1130),
         ("exchangeInfo", {"symbol": "NOUSDT"}, 400, -1121),
+        ("exchangeInfo", {"symbolStatus": "CLOSED"}, 400, -1130),
+        ("exchangeInfo", {"showPermissionSets": "no"}, 400, -1130),
+        ("exchangeInfo", {"permissions": "SPOT,MARGIN"}, 400, -1100),
+        ("exchangeInfo", {"symbol": "BTCUSDT", "symbolStatus": "TRADING"}, 400, -1128),
+        ("exchangeInfo", {"symbols": '["BTCUSDT"]', "permissions": "SPOT"}, 400, -1128),
+        ("klines", {**KLINES, "timeZone": "UTC"}, 400, -1100),
+        ("klines", {**KLINES, "timeZone": "14:01"}, 400, -1130),
+        ("klines", {**KLINES, "timeZone": "-12:30"}, 400, -1130),
         ("depth", {"symbol": "BTCUSDT"}, 404, -1000),
     ],
 )
@@ -288,10 +306,46 @@ def test_exchange_info(exchange: Exchange, client: Client) -> None:
     filters = {each["filterType"]: each for each in bitcoin["filters"]}
     assert filters["PRICE_FILTER"]["tickSize"] == "0.01000000"
     limits = {limit["rateLimitType"]: limit for limit in whole["rateLimits"]}
-    assert limits["REQUEST_WEIGHT"]["limit"] == 1200
-    assert (limits["RAW_REQUESTS"]["limit"], limits["RAW_REQUESTS"]["intervalNum"]) == (5000, 5)
+    assert limits["REQUEST_WEIGHT"] == {
+        "rateLimitType": "REQUEST_WEIGHT",
+        "interval": "MINUTE",
+        "intervalNum": 1,
+        "limit": 6000,
+    }
+    raw = limits["RAW_REQUESTS"]
+    assert (raw["limit"], raw["interval"], raw["intervalNum"]) == (300_000, "MINUTE", 5)
     two = client.get("exchangeInfo", symbols='["ETHUSDT","BTCUSDT"]').json()["symbols"]
     assert [entry["symbol"] for entry in two] == ["BTCUSDT", "ETHUSDT"]
+
+
+def test_permissions_are_only_in_permission_sets(client: Client) -> None:
+    entry = client.get("exchangeInfo", symbol="BTCUSDT").json()["symbols"][0]
+    assert (entry["permissions"], entry["permissionSets"]) == ([], [["SPOT"]])
+    for name in ("oto", "opo", "cancelReplace", "amend", "pegInstructions"):
+        assert entry[f"{name}Allowed"] is True
+    assert entry["allowTrailingStop"] is True
+    assert entry["defaultSelfTradePreventionMode"] in entry["allowedSelfTradePreventionModes"]
+    bare = client.get("exchangeInfo", symbol="BTCUSDT", showPermissionSets="false").json()
+    assert bare["symbols"][0]["permissionSets"] == []
+
+
+@pytest.mark.parametrize(
+    ("params", "count"),
+    [
+        ({}, 29),
+        ({"symbolStatus": "TRADING"}, 28),
+        ({"symbolStatus": "BREAK"}, 1),
+        ({"symbolStatus": "HALT"}, 0),
+        ({"permissions": "SPOT"}, 29),
+        ({"permissions": '["MARGIN","SPOT"]', "symbolStatus": "BREAK"}, 1),
+        ({"permissions": "MARGIN"}, 0),
+    ],
+)
+def test_exchange_info_chooses_symbols(
+    exchange: Exchange, client: Client, params: dict[str, str], count: int
+) -> None:
+    exchange.halt("ADAUSDT")
+    assert len(client.get("exchangeInfo", **params).json()["symbols"]) == count
 
 
 def test_tickers_of_one_some_and_all(client: Client) -> None:
@@ -318,6 +372,81 @@ def test_halted_delisted_and_new_symbols(exchange: Exchange, client: Client) -> 
     assert client.get("ticker/price", symbol="NEWUSDT").status_code == 200
 
 
+# --- markets that are not traded ---
+
+
+def figures(client: Client, symbol: str = "BTCUSDT") -> dict[str, Any]:
+    return client.get("ticker/24hr", symbol=symbol).json()
+
+
+def is_zero(ticker: dict[str, Any]) -> bool:
+    """Whether it is the ticker of a market without a trade in 24 h."""
+    texts = [text for name, text in ticker.items() if isinstance(text, str) and name != "symbol"]
+    ids = (ticker["firstId"], ticker["lastId"], ticker["count"])
+    return ids == (-1, -1, 0) and set(texts) == {"0.00000000", "0.000"}
+
+
+def test_a_halted_market_stands_still(exchange: Exchange, client: Client, clock: Clock) -> None:
+    before = figures(client), client.get("klines", **KLINES).json()
+    exchange.halt("BTCUSDT")
+    for _ in range(2):
+        assert (figures(client), client.get("klines", **KLINES).json()) == before
+        clock.now += 12 * 3600
+    assert client.opens(symbol="ETHUSDT", interval="5m", limit=1)[0] > before[1][-1][0]
+    clock.now += 1  # now its last trade is more than a day old
+    ticker = figures(client)
+    assert is_zero(ticker) and ticker["closeTime"] == before[0]["closeTime"]
+    assert client.get("klines", **KLINES).json() == before[1]
+
+
+def test_a_halt_leaves_a_gap(exchange: Exchange, client: Client, clock: Clock) -> None:
+    hours = {"symbol": "BTCUSDT", "interval": "1h"}
+    exchange.halt("BTCUSDT")
+    clock.now += 3 * 3600
+    exchange.resume("BTCUSDT")
+    clock.now += 3600
+    opens = client.opens(**hours, limit=4)
+    assert opens == [(DAY + hour * 3600) * 1000 for hour in (15, 16, 19, 20)]
+    assert client.opens(**hours, startTime=opens[1], limit=3) == opens[1:]
+    for whole in exchange.klines("BTCUSDT", "1h", 3):  # those at the edges are of what was traded
+        parts = exchange.klines("BTCUSDT", "1m", 60, start_ms=whole[0], end_ms=whole[6])
+        assert aggregate(parts) == aggregate([whole])
+    traded = [(clock.now - 86400, NOW), (NOW + 3 * 3600, clock.now)]
+    parts = [market.candle("BTCUSDT", int(since), int(until)) for since, until in traded]
+    assert figures(client)["count"] == sum(part.trades for part in parts)
+
+
+def test_an_idle_market_has_flat_candles(exchange: Exchange, client: Client, clock: Clock) -> None:
+    busy = exchange.klines("BTCUSDT", "1h", 1, end_ms=int(NOW - 86400 - 3600) * 1000)
+    exchange.idle("BTCUSDT")
+    clock.now += 7200
+    ticker = figures(client)
+    assert is_zero(ticker) and ticker["closeTime"] == int(clock.now * 1000)
+    rows = client.get("klines", symbol="BTCUSDT", interval="1h", limit=26).json()
+    assert {(*row[1:6], row[8]) for row in rows} == {(*[rows[0][1]] * 4, "0.00000000", 0)}
+    assert [row[0] for row in rows] == [(DAY + hour * 3600) * 1000 for hour in range(-7, 19)]
+    assert client.get("exchangeInfo", symbol="BTCUSDT").json()["symbols"][0]["status"] == "TRADING"
+    assert exchange.klines("BTCUSDT", "1h", 1, end_ms=int(NOW - 86400 - 3600) * 1000) == busy
+    exchange.resume("BTCUSDT")
+    clock.now += 60
+    assert not is_zero(figures(client))
+    last = client.get("klines", symbol="BTCUSDT", interval="1m", limit=1).json()[0]
+    assert Decimal(last[5]) > 0
+
+
+def test_delisted_markets_are_listed_and_answered(clock: Clock) -> None:
+    exchange = Exchange(["BTCUSDT"], clock=clock, delisted=40)
+    with exchange, closing(Client(exchange)) as client:
+        entries = client.get("exchangeInfo").json()["symbols"]
+        assert [entry["status"] for entry in entries] == ["TRADING", *["BREAK"] * 40]
+        assert len(client.get("ticker/24hr").json()) == 41
+        for symbol in (entry["symbol"] for entry in entries[1:]):
+            [row] = client.get("klines", symbol=symbol, interval="1h", limit=1).json()
+            assert row[6] < (NOW - 86400) * 1000 and Decimal(row[5]) > 0
+            assert is_zero(figures(client, symbol))
+            assert figures(client, symbol)["closeTime"] < (NOW - 86400) * 1000
+
+
 # --- weights and limits ---
 
 
@@ -330,8 +459,8 @@ def symbol_list(count: int) -> str:
     [
         ("ping", {}, 1),
         ("time", {}, 1),
-        ("exchangeInfo", {}, 10),
-        ("exchangeInfo", {"symbol": "BTCUSDT"}, 10),
+        ("exchangeInfo", {}, 20),
+        ("exchangeInfo", {"symbol": "BTCUSDT"}, 20),
         ("klines", {"symbol": "BTCUSDT", "interval": "5m", "limit": 1000}, 1),
         ("ticker/24hr", {"symbol": "BTCUSDT"}, 1),
         ("ticker/24hr", {"symbols": symbol_list(20)}, 1),
@@ -352,6 +481,29 @@ def test_weights(path: str, params: dict[str, Any], weight: int) -> None:
         assert answer.headers["X-MBX-USED-WEIGHT-1M"] == str(weight)
         assert answer.headers["X-MBX-USED-WEIGHT"] == str(weight)
         assert exchange.requests[0].weight == exchange.totals["weight"] == weight
+
+
+@pytest.mark.parametrize(
+    ("path", "params", "weight"),
+    [
+        ("ping", {}, 1),
+        ("exchangeInfo", {}, 20),
+        ("klines", KLINES, 2),
+        ("ticker/24hr", {"symbol": "BTCUSDT"}, 2),
+        ("ticker/24hr", {}, 80),
+        ("ticker/price", {}, 4),
+    ],
+)
+def test_candles_and_tickers_may_weigh_more(path: str, params: dict[str, Any], weight: int) -> None:
+    with Exchange(clock=Clock(), weight_factor=2) as exchange, closing(Client(exchange)) as client:
+        assert client.get(path, **params).headers["X-MBX-USED-WEIGHT-1M"] == str(weight)
+
+
+def test_exchange_info_says_the_limits_in_force() -> None:
+    exchange = Exchange(weight_limit=1200, raw_limit=5000)
+    with exchange, closing(Client(exchange)) as client:
+        rates = client.get("exchangeInfo").json()["rateLimits"]
+    assert [rate["limit"] for rate in rates] == [1200, 100, 200_000, 5000]
 
 
 def test_a_new_minute_of_its_clock_starts_at_zero(client: Client, clock: Clock) -> None:
@@ -375,11 +527,8 @@ def test_over_the_weight_limit_429_until_the_minute_ends(clock: Clock) -> None:
 
 def test_over_the_raw_limit_429_until_five_minutes_end(clock: Clock) -> None:
     clock.now = DAY + 100
-    with Exchange(clock=clock, weight_limit=10**6) as exchange, closing(Client(exchange)) as client:
-        client.get("ping")
-        usage = next(iter(exchange._usages.values()))
-        usage.raw_requests = 4999
-        assert client.get("ping").status_code == 200
+    with Exchange(clock=clock, raw_limit=2) as exchange, closing(Client(exchange)) as client:
+        assert [client.get("ping").status_code for _ in range(2)] == [200, 200]
         refused = client.get("ping")
         assert (refused.status_code, refused.headers["Retry-After"]) == (429, "200")
 
@@ -412,6 +561,97 @@ def test_a_connection_is_reused(exchange: Exchange) -> None:
             assert connection.getresponse().read()
             ports.add(connection.sock.getsockname()[1])
     assert len(ports) == 1
+
+
+def test_connections_are_counted(exchange: Exchange, client: Client) -> None:
+    client.get("ping")
+    client.get("ping")
+    with connected(exchange):
+        wait_for(lambda: exchange.totals["connections"] == 2)
+
+
+def test_a_connection_ends_after_so_many_answers() -> None:
+    with Exchange(close_after=2) as exchange, closing(Client(exchange)) as client:
+        said = [client.get("ping").headers.get("Connection") for _ in range(5)]
+        assert said == [None, "close", None, "close", None]
+        assert exchange.totals["connections"] == 3
+
+
+def test_an_idle_connection_ends(clock: Clock) -> None:
+    with Exchange(clock=clock, idle_s=0.3) as exchange, connected(exchange) as connection:
+        for _ in range(3):
+            ask(connection)
+            assert connection.recv(4096)
+            time.sleep(0.05)
+        began = time.monotonic()
+        assert connection.recv(1) == b""
+        assert time.monotonic() - began > 0.1
+
+
+def test_every_answer_has_the_date_of_its_clock(exchange: Exchange, client: Client) -> None:
+    dates = {client.get(path).headers["Date"] for path in ("ping", "nope", "klines")}
+    dates.add(requests.get(f"{exchange.url}/sim/requests", timeout=10).headers["Date"])
+    exchange.fault("hold")
+    dates.add(client.get("ping").headers["Date"])
+    assert dates == {"Mon, 24 Nov 2025 16:02:03 GMT"}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """New ones for this host: files of whom to trust, of the certificate, and of its key."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    trusted, certificate, key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(trusted))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return trusted, certificate, key
+
+
+@pytest.fixture
+def https(certificates: tuple[Path, Path, Path], clock: Clock) -> Iterator[Exchange]:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(*certificates[1:])
+    with Exchange(clock=clock, tls=tls) as exchange:
+        yield exchange
+
+
+def test_tls(https: Exchange, certificates: tuple[Path, Path, Path]) -> None:
+    assert https.url.startswith("https://127.0.0.1:")
+    with closing(Client(https, certificates[0])) as client:
+        assert client.get("klines", **KLINES).json() == https.klines("BTCUSDT", "5m", 5)
+        assert client.get("ping").status_code == 200
+    assert https.totals["connections"] == 1
+    with closing(Client(https)) as stranger, pytest.raises(requests.exceptions.SSLError):
+        stranger.get("ping")
+
+
+def test_who_never_shakes_hands_keeps_nobody(
+    https: Exchange, certificates: tuple[Path, Path, Path]
+) -> None:
+    with connected(https) as mute, closing(Client(https, certificates[0])) as client:
+        assert client.get("ping").status_code == 200
+        https.stop()
+        assert mute.recv(1) == b""
+    wait_for(lambda: not open_connections(https))
+
+
+@pytest.mark.parametrize("kind", ["reset", "short_body", "silent", "drip", "huge"])
+def test_faults_of_the_wire_in_tls(
+    https: Exchange, certificates: tuple[Path, Path, Path], kind: str
+) -> None:
+    """Each ends with an error of the client, and leaves no thread behind."""
+    https.fault(kind)
+    trust = ssl.create_default_context(cafile=str(certificates[0]))
+    with connected(https) as plain, trust.wrap_socket(plain, server_hostname="127.0.0.1") as client:
+        ask(client)
+        wait_for(lambda: https.requests)
+        if kind in ("reset", "short_body"):
+            with pytest.raises((OSError, http.client.IncompleteRead)):
+                answer = http.client.HTTPResponse(client)
+                answer.begin()
+                answer.read()
+    wait_for(lambda: not open_connections(https))
 
 
 def test_stop_closes_all_and_start_listens_on_the_same_port(
@@ -474,6 +714,45 @@ def test_the_control_path_does_the_same_over_http(exchange: Exchange, client: Cl
     assert seen["bytes_sent"] > 400
 
 
+def test_the_control_path_changes_markets(exchange: Exchange, client: Client) -> None:
+    def become(state: str, symbol: str = "BTCUSDT") -> requests.Response:
+        asked = {"symbol": symbol, "state": state}
+        return requests.post(f"{exchange.url}/sim/market", json=asked, timeout=10)
+
+    assert become("halted").json() == {"symbol": "BTCUSDT", "state": "halted"}
+    entry = client.get("exchangeInfo", symbol="BTCUSDT").json()["symbols"][0]
+    assert entry["status"] == "BREAK"
+    become("idle")
+    assert is_zero(figures(client))
+    become("delisted")
+    assert client.error("klines", **KLINES) == (400, -1121)
+    become("trading")
+    assert client.get("klines", **KLINES).status_code == 200
+    refused = become("asleep")
+    assert refused.status_code == 400 and "halted, idle, trading" in refused.json()["error"]
+
+
+def test_the_program_has_its_options(certificates: tuple[Path, Path, Path]) -> None:
+    options = "--port 0 --latency-ms 0 --jitter-ms 0 --symbols 2 --delisted 3 --weight-limit 1200"
+    options += " --raw-limit 5000 --weight-factor 2 --close-after 1 --idle-s 60 --tls"
+    files = [str(path) for path in certificates]
+    program = subprocess.Popen(
+        [sys.executable, "-u", "-m", "demo.exchange", *options.split(), *files[1:]],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        url = program.stdout.readline().split()[3]
+        info = requests.get(f"{url}/api/v3/exchangeInfo", verify=files[0], timeout=10)
+        tickers = requests.get(f"{url}/api/v3/ticker/24hr", verify=files[0], timeout=10)
+        program.terminate()
+    assert url.startswith("https://") and info.headers["Connection"] == "close"
+    assert [rate["limit"] for rate in info.json()["rateLimits"]][::3] == [1200, 5000]
+    assert len(info.json()["symbols"]) == len(tickers.json()) == 5
+    assert tickers.headers["X-MBX-USED-WEIGHT"] == "100"
+
+
 # --- faults ---
 
 
@@ -516,6 +795,20 @@ def last(column: int, wanted: Any) -> Callable[[requests.Response], bool]:
     return lambda answer: answer.json()[-1][column] == wanted
 
 
+def is_page_of_a_block(answer: requests.Response) -> bool:
+    kept = {"Retry-After", "X-MBX-USED-WEIGHT-1M"} & answer.headers.keys()
+    return answer.status_code == 403 and "country" in answer.text and not kept
+
+
+def is_without(open_s: int) -> Callable[[requests.Response], bool]:
+    whole = {(DAY + 16 * 3600 - 300 * number) * 1000 for number in range(5)}
+    return lambda answer: {row[0] for row in answer.json()} == whole - {open_s * 1000}
+
+
+def is_of_ethereum(answer: requests.Response) -> bool:
+    return bool(answer.json() == Exchange(clock=Clock()).klines("ETHUSDT", "5m", 5))
+
+
 def is_unordered(answer: requests.Response) -> bool:
     opens = [row[0] for row in answer.json()]
     return opens == sorted(opens, reverse=True)
@@ -541,9 +834,18 @@ SEEN: dict[str, Callable[[requests.Response], bool]] = {
     "close_above_high": lambda answer: float(answer.json()[-1][4]) > float(answer.json()[-1][2]),
     "lagging": lambda answer: answer.json()[-1][0] == (DAY + 16 * 3600 - 300) * 1000,
     "hold": lambda answer: (answer.status_code, answer.headers["Retry-After"]) == (429, "7"),
+    "frozen": lambda answer: answer.json()[-1][0] == (DAY + 16 * 3600 - 600) * 1000,
+    "hole": is_without(DAY + 16 * 3600 - 300),
+    "mixed_up": is_of_ethereum,
+    "bad_row": lambda answer: answer.json()[-3][0] == (DAY + 16 * 3600 - 600 + 7) * 1000,
+    "blocked": is_page_of_a_block,
     "ban": lambda answer: (answer.status_code, answer.headers["Retry-After"]) == (418, "120"),
 }
-DETAIL: dict[str, dict[str, Any]] = {"lagging": {"seconds": 300}}
+DETAIL: dict[str, dict[str, Any]] = {
+    "lagging": {"seconds": 300},
+    "frozen": {"at": NOW - 600},
+    "bad_row": {"open_ms": (DAY + 16 * 3600 - 600) * 1000},
+}
 
 
 @pytest.mark.parametrize("kind", SEEN)
@@ -580,6 +882,7 @@ def test_a_fault_in_one_of_several_tickers(exchange: Exchange, client: Client, k
 def test_details_choose_what_is_wrong(exchange: Exchange, client: Client) -> None:
     for kind, detail, seen in (
         ("status", {"status": 451, "code": 0, "msg": "Unavailable"}, (451, "Unavailable")),
+        ("status", {"status": 400, "msg": "Disconnected."}, (400, "Disconnected.")),
         ("wrong_shape", {"shape": "flat"}, (200, [1, 2, 3])),
         ("not_json_number", {"value": True}, (200, True)),
     ):
@@ -602,6 +905,93 @@ def test_any_two_faults_of_an_answer_go_together(
             exchange.fault(kind, **DETAIL.get(kind, {}))
         assert client.get(path, **params).status_code
         exchange.clear()
+
+
+def test_a_passing_trouble_may_have_the_status_400(exchange: Exchange, client: Client) -> None:
+    for code in (-1000, -1001, -1007, -1008):
+        exchange.fault("status", times=1, status=400, code=code)
+        assert client.error("klines", **KLINES) == (400, code)
+
+
+def test_frozen_since_the_injection(exchange: Exchange, client: Client, clock: Clock) -> None:
+    def seen() -> list[Any]:
+        return [client.get(path, **params).json() for path, params in asked]
+
+    asked = [
+        ("time", {}),
+        ("klines", KLINES),
+        ("ticker/24hr", {"symbol": "BTCUSDT"}),
+        ("ticker/price", {"symbol": "BTCUSDT"}),
+    ]
+    before = seen()
+    exchange.fault("frozen")
+    clock.now += 3600
+    assert seen() == before
+    ping = client.get("ping")
+    assert ping.headers["Date"] == "Mon, 24 Nov 2025 17:02:03 GMT"
+    assert ping.headers["X-MBX-USED-WEIGHT-1M"] == "5"  # the limits' minute is a new one
+    exchange.clear("frozen")
+    assert not any(map(lambda a, b: a == b, seen(), before))
+
+
+def test_frozen_for_one_symbol(exchange: Exchange, client: Client, clock: Clock) -> None:
+    exchange.fault("frozen", symbol="ETHUSDT", at=NOW - 100)
+    some = client.get("ticker/24hr", symbols='["BTCUSDT","ETHUSDT"]').json()
+    assert [entry["closeTime"] for entry in some] == [int(NOW * 1000), int((NOW - 100) * 1000)]
+    assert client.get("time").json() == {"serverTime": int(NOW * 1000)}
+
+
+def test_a_hole_further_back_and_in_a_short_answer(exchange: Exchange, client: Client) -> None:
+    whole = client.opens(**KLINES)
+    exchange.fault("hole")
+    assert client.opens(**{**KLINES, "limit": 3}) == [whole[2], whole[4]]
+    exchange.clear()
+    exchange.fault("hole", back=3)
+    assert client.opens(**KLINES) == [whole[0], *whole[2:]]
+    assert client.opens(**{**KLINES, "limit": 3}) == whole[2:]
+
+
+def test_candles_of_another_symbol(exchange: Exchange, client: Client) -> None:
+    exchange.fault("mixed_up", symbol="BTCUSDT", other="SOLUSDT")
+    assert client.get("klines", **KLINES).json() == exchange.klines("SOLUSDT", "5m", 5)
+    exchange.clear()
+    exchange.fault("mixed_up")
+    last = market.DEFAULT_SYMBOLS[-1]
+    answer = client.get("klines", symbol=last, interval="5m", limit=5)
+    assert answer.json() == exchange.klines("BTCUSDT", "5m", 5)
+
+
+@pytest.mark.parametrize(
+    ("how", "column"), [("off_grid", 0), ("high_below_open", 2), ("low_zero", 3)]
+)
+def test_one_bad_row_stays(
+    exchange: Exchange, client: Client, clock: Clock, how: str, column: int
+) -> None:
+    exchange.fault("bad_row", symbol="BTCUSDT", interval="5m", how=how)
+    for place in (-301, -302):
+        truth = exchange.klines("BTCUSDT", "5m", 500)
+        rows = client.get("klines", symbol="BTCUSDT", interval="5m", limit=500).json()
+        assert [row for row in rows if row not in truth] == [rows[place]]
+        kept = [field for number, field in enumerate(truth[place]) if number != column]
+        assert [f for number, f in enumerate(rows[place]) if number != column] == kept
+        clock.now += 300
+    assert how != "high_below_open" or Decimal(rows[place][2]) < Decimal(rows[place][1])
+    assert how != "low_zero" or rows[place][3] == "0.00000000"
+    hours = client.get("klines", symbol="BTCUSDT", interval="1h", limit=500).json()
+    assert hours == exchange.klines("BTCUSDT", "1h", 500)
+
+
+def test_blocked_by_the_network(exchange: Exchange, client: Client, clock: Clock) -> None:
+    exchange.fault("blocked", seconds=60)
+    assert all(is_page_of_a_block(client.get(path)) for path in ("ping", "nope", "klines"))
+    assert exchange.totals["weight"] == 0
+    clock.now += 60
+    assert client.get("ping").headers["X-MBX-USED-WEIGHT-1M"] == "1"
+    exchange.fault("blocked", status=451)
+    exchange.fault("hold")  # never reached
+    assert client.get("ping").status_code == 451
+    exchange.clear()
+    assert client.get("ping").status_code == 200
 
 
 def test_late_candles_become_final(exchange: Exchange, client: Client, clock: Clock) -> None:
@@ -633,8 +1023,8 @@ def test_a_gap_is_made_up_for_by_older_candles(exchange: Exchange, client: Clien
 
 
 def test_used_weight_of_another_program(exchange: Exchange, client: Client) -> None:
-    exchange.fault("used_weight", weight=1198)
-    assert client.get("ping").headers["X-MBX-USED-WEIGHT-1M"] == "1199"
+    exchange.fault("used_weight", weight=5998)
+    assert client.get("ping").headers["X-MBX-USED-WEIGHT-1M"] == "5999"
     assert client.get("ping").status_code == 200
     assert client.get("ping").status_code == 429
     assert exchange.totals["weight"] == 3
@@ -747,6 +1137,10 @@ def test_every_fault_is_tested() -> None:
 def test_an_unknown_fault_is_refused(exchange: Exchange) -> None:
     with pytest.raises(ValueError, match="fire"):
         exchange.fault("fire")
+    with pytest.raises(ValueError, match="low_zero"):
+        exchange.fault("bad_row", how="upside_down")
+    with pytest.raises(ValueError, match="15m"):
+        exchange.fault("bad_row", interval="7m")
 
 
 def wait_for(happened: Callable[[], Any]) -> None:

@@ -9,9 +9,17 @@ import pytest
 
 from binance_answers import (
     BadResponse,
+    BadRow,
     Candles,
+    Idle,
+    Limit,
+    Limits,
+    Rejected,
+    Retryable,
     Ticker,
+    error_of,
     parse_klines,
+    parse_listing,
     parse_tickers,
 )
 from tests.candles import NOW_MS as NOW
@@ -115,6 +123,38 @@ class TestParseKlines:
         with pytest.raises(BadResponse, match="30001 candles in one answer"):
             parse_klines(json.dumps(rows).encode(), "5m", NOW)  # with spaces
 
+    @pytest.mark.parametrize(
+        ("spoil", "reason"),
+        [
+            (lambda rows: rows[200].__setitem__(0, rows[200][0] + 7000), "not the open time"),
+            (lambda rows: rows[200].__setitem__(2, "0.5"), "contradicts itself"),
+            (lambda rows: rows[200].__setitem__(3, "0.00"), "contradicts itself"),
+            (lambda rows: rows[200].__setitem__(4, "NaN"), "its close is 'NaN'"),
+            (lambda rows: rows.__setitem__(200, [1, "2"]), "without its 12 fields"),
+            (lambda rows: rows.__setitem__(200, rows[199]), "not in order"),
+        ],
+    )
+    def test_a_bad_one_among_many_is_left_out(self, spoil: Any, reason: str) -> None:
+        rows = [row(NOW - back * STEP) for back in range(499, -1, -1)]
+        spoil(rows)
+        candles = parse(rows)
+        assert rows_of(candles) == [*rows[:200], *rows[201:]]
+        [bad] = candles.bad
+        assert bad.open_ms == NOW - 299 * STEP and reason in bad.reason
+        assert candles.part(-299).bad == () and candles.part(100, 300).bad == (bad,)
+
+    def test_too_many_bad_ones_or_one_of_the_newest_refuse_them_all(self) -> None:
+        def parsed(*bad: int, of: int = 500) -> int:
+            rows = [row(NOW - back * STEP) for back in range(of - 1, -1, -1)]
+            for nth in bad:
+                rows[nth][2] = "0.5"
+            return len(parse(rows).bad)
+
+        assert parsed(0, 100, 200, 300, 496) == 5
+        for bad, of in (((1, 2, 3, 4, 5, 6), 500), ((497,), 500), ((499,), 500), ((0,), 99)):
+            with pytest.raises(BadRow, match="contradicts itself"):
+                parsed(*bad, of=of)
+
     def test_part(self) -> None:
         rows = [row(NOW + n * STEP) for n in range(-4, 1)]
         candles = parse(rows)
@@ -172,3 +212,49 @@ class TestParseTickers:
     def test_a_row_without_fields_or_of_another_shape(self) -> None:
         found = parse_tickers([7, {"symbol": "BTCUSDT"}, {}], ["BTCUSDT"], NOW)
         assert isinstance(found["BTCUSDT"], BadResponse)
+
+
+ZEROS = {"lastPrice": "0.00000000", "volume": "0.00000000", "count": 0}
+
+
+class TestIdle:
+    def test_a_market_without_a_trade_has_no_price_and_nothing_is_wrong(self) -> None:
+        found = parse_tickers([ticker(**ZEROS)], ["BTCUSDT"], NOW)
+        assert isinstance(found["BTCUSDT"], Idle)
+
+    @pytest.mark.parametrize("other", [{"count": 3}, {"volume": "1.0"}, {"count": None}])
+    def test_a_price_of_zero_with_trades_is_bad(self, other: dict[str, Any]) -> None:
+        found = parse_tickers([ticker(**ZEROS | other)], ["BTCUSDT"], NOW)
+        assert isinstance(found["BTCUSDT"], BadResponse)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("code", [-1000, -1001, -1007, -1008])
+    def test_passing_troubles_are_tried_again_whatever_the_status(self, code: int) -> None:
+        error = error_of(400, json.dumps({"code": code, "msg": "Try later."}).encode())
+        assert isinstance(error, Retryable) and error.code == code
+        assert isinstance(error_of(400, b'{"code":-1121,"msg":"Invalid symbol."}'), Rejected)
+
+    def test_a_page_says_its_title_and_text(self) -> None:
+        page = b"""<!DOCTYPE html><html><head><TITLE>403 &amp; Forbidden</TITLE>
+            <style>p { color: red }</style><script>var a = "<p>no</p>"</script></head>
+            <body><h1>Blocked</h1>\n<p>Access from your <b>country</b> is blocked.</p>%b</body>"""
+        reason = error_of(451, page % b"").reason
+        assert reason == ("HTTP 451: 403 & Forbidden: Blocked Access from your country is blocked.")
+        assert len(error_of(451, page % (b"more " * 1000)).reason) < 220
+
+
+class TestLimits:
+    def limits(self, *entries: Any) -> Limits | None:
+        return parse_listing({"symbols": [], "rateLimits": list(entries)}, []).limits
+
+    def test_limits_are_what_the_exchange_says(self) -> None:
+        names = ("rateLimitType", "interval", "intervalNum", "limit")
+        weight = dict(zip(names, ("REQUEST_WEIGHT", "SECOND", 30, 700), strict=True))
+        orders = dict(zip(names, ("ORDERS", "DAY", 1, 200_000), strict=True))
+        raw = dict(zip(names, ("RAW_REQUESTS", "MINUTE", 5, 300_000), strict=True))
+        assert self.limits(weight, orders, raw) == Limits(Limit(700, 30), Limit(300_000, 300))
+        bad: list[Any] = [raw | {"limit": 0}, raw | {"interval": "AGE"}, raw | {"limit": None}, 7]
+        for each in bad:
+            assert self.limits(weight, each) is None
+        assert self.limits(weight) is None and parse_listing({"symbols": []}, []).limits is None

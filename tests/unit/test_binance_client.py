@@ -11,8 +11,11 @@ import pytest
 import responses
 
 from binance_answers import (
+    LIMITS,
     UNKNOWN_SYMBOL,
     BadResponse,
+    Limit,
+    Limits,
     RateLimited,
     Rejected,
     Retryable,
@@ -68,6 +71,7 @@ class TestRateLimiter:
 
     def test_counts_requests_too(self, clock: Clock) -> None:
         limiter = RateLimiter(clock=clock, wait=clock.wait)
+        limiter.set_limits(Limits(Limit(1200, 60), Limit(5000, 300)))
         for _ in range(5001):
             limiter.acquire(0)
         assert clock.waits == [300.0]
@@ -83,10 +87,10 @@ class TestRateLimiter:
     ) -> None:
         limiter.hold(7, 429)
         limiter.hold(3, 418)
-        assert limiter.state() == (0, 7.0, 429)
+        assert limiter.state() == (0, 7.0, 429, LIMITS)
         limiter.acquire(1)
         assert clock.waits == [7.0]
-        assert limiter.state() == (1, 0.0, 429)
+        assert limiter.state() == (1, 0.0, 429, LIMITS)
 
     def test_gives_up_at_once_what_would_be_too_late(
         self, limiter: RateLimiter, clock: Clock
@@ -96,7 +100,7 @@ class TestRateLimiter:
             limiter.acquire(1, give_up_at=clock.now + 6)
         assert held.value.retry_in_s == 7
         clock.now += 7
-        limiter.acquire(100)
+        limiter.answered(limiter.acquire(100))
         with pytest.raises(RateLimited, match="budget"):
             limiter.acquire(1, give_up_at=clock.now + 59)
         assert clock.waits == []
@@ -104,6 +108,7 @@ class TestRateLimiter:
     def test_follows_the_weight_that_another_program_uses(
         self, limiter: RateLimiter, clock: Clock
     ) -> None:
+        limiter.set_limits(Limits(Limit(1200, 60), Limit(5000, 300)))
         limiter.acquire(10)
         limiter.observe(1190)  # 1180 of it is from other programs
         limiter.observe(50)  # less than already known: ignored
@@ -111,6 +116,57 @@ class TestRateLimiter:
         limiter.acquire(10)
         limiter.acquire(1)
         assert clock.waits == [60.0]
+
+    def test_the_limits_of_the_address_are_what_the_exchange_says(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        limiter.observe(LIMITS.weight.units - 1)
+        limiter.acquire(1)
+        limiter.set_limits(Limits(Limit(7000, 90), Limit(5000, 300)))
+        limiter.acquire(1)
+        assert clock.waits == [] and limiter.state().limits.weight == (7000, 90)
+
+    def test_after_a_hold_one_goes_first_and_the_others_once_it_is_answered(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        limiter.refused(limiter.acquire(1), 403, None)
+        clock.now += 60
+        first = limiter.acquire(1)
+        for _ in range(3):
+            with pytest.raises(RateLimited, match="on hold after HTTP 403"):
+                limiter.acquire(1, give_up_at=clock.now)
+        limiter.unanswered(first)  # so the next one may try
+        second = limiter.acquire(1)
+        with pytest.raises(RateLimited):
+            limiter.acquire(1, give_up_at=clock.now)
+        limiter.answered(second)
+        limiter.acquire(1)
+        assert clock.waits == []
+
+    def test_a_hold_without_retry_after_doubles_until_something_is_answered(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        def refuse(retry_after_s: float | None = None) -> float:
+            held_s = limiter.refused(limiter.acquire(1), 403, retry_after_s)
+            clock.now += held_s
+            return held_s
+
+        holds = [refuse() for _ in range(8)]
+        assert holds == [60, 120, 240, 480, 960, 1800, 1800, 1800]
+        assert refuse(7) == 7
+        limiter.answered(limiter.acquire(1))
+        assert refuse() == 60
+
+    def test_many_refused_at_once_are_one_refusal_and_what_went_before_it_is_no_answer(
+        self, limiter: RateLimiter, clock: Clock
+    ) -> None:
+        early, *eras = [limiter.acquire(1) for _ in range(10)]
+        assert {limiter.refused(era, 429, None) for era in eras} == {60}
+        limiter.answered(early)
+        clock.now += 60
+        limiter.acquire(1)
+        with pytest.raises(RateLimited):
+            limiter.acquire(1, give_up_at=clock.now)
 
     def test_what_others_use_is_not_taken_from_the_own_share(
         self, limiter: RateLimiter, clock: Clock

@@ -22,7 +22,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import fetcher
-import rate_limiter
 import redis_log
 import store as store_module
 from binance_answers import (
@@ -30,6 +29,8 @@ from binance_answers import (
     BadResponse,
     BinanceError,
     Candles,
+    Limit,
+    Limits,
     Listing,
     RateLimited,
     Retryable,
@@ -253,9 +254,8 @@ class Callers(Clock):
         self.grants: list[tuple[float, int]] = []
         self.used: list[tuple[float, int]] = []  # grants, and others' inferred weight
         self.held_until = 0.0
-        limits: dict[str, Any] = {"WEIGHT_LIMIT": address, "REQUESTS_LIMIT": requests}
-        with patch.multiple(rate_limiter, **limits):
-            self.limiter = RateLimiter(own, travel_s=travel_s, clock=self, wait=self.wait)
+        self.limiter = RateLimiter(own, travel_s=travel_s, clock=self, wait=self.wait)
+        self.limiter.set_limits(Limits(Limit(address, 60), Limit(requests, 300)))
 
     def wait(self, seconds: float) -> bool:
         assert seconds > 0 and len(self.waits) < 1000
@@ -305,7 +305,7 @@ class Callers(Clock):
         )
         give_up_at = asked_at + ask.patience_s
         try:
-            self.limiter.acquire(weight, give_up_at)
+            self.limiter.answered(self.limiter.acquire(weight, give_up_at))
         except RateLimited as error:
             assert not may_at_once
             assert error.retry_in_s > 0 and self.now + error.retry_in_s >= give_up_at

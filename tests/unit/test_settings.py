@@ -53,7 +53,7 @@ class TestSettings:
             ("REDIS_URL", "redis://host:port/0", "redis://127.0.0.1:6379/0"),
             ("REDIS_URL", "redis://host/0?what=1", "redis://127.0.0.1:6379/0"),
             ("MAX_WORKERS", "0", "64"),
-            ("WEIGHT_LIMIT", "6000", "1200"),
+            ("WEIGHT_LIMIT", "19", "from 20 to 100000"),
             ("WEIGHT_LIMIT", "109", "110 or more"),
             ("MESSAGE_LOG_KEY", "market:price:X", "market:"),
             ("MESSAGE_LOG_MAXLEN", "1", "100"),

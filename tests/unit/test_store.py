@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from binance_answers import BadResponse, BinanceError, Listing, Retryable, Stopped, Ticker
+from binance_answers import (
+    BadResponse,
+    BinanceError,
+    Idle,
+    Listing,
+    Retryable,
+    Stopped,
+    Ticker,
+)
 from candles import PRICE, Feed, Price, Series, boot_s
 from settings import Settings, Timeframe
 from store import LISTING_TTL_S, Results, Store
@@ -18,6 +26,8 @@ SETTINGS = Settings.from_env({"SYMBOLS": "AUSDT,BUSDT", "TIMEFRAMES": "5m:5:20,1
 FIVE, HOUR = SETTINGS.timeframes
 A, B = Feed("AUSDT", "5m"), Feed("BUSDT", "5m")
 STEP = 300_000
+# The 10th candle of `series` opened at least one length ago, so it and the 11th are fresh.
+FIRST = int(time.time() * 1000) // STEP - 11
 
 
 @pytest.fixture
@@ -34,12 +44,14 @@ def store(now: list[float]) -> Store:
 
 
 def series(newest: int = 10, ttl_s: float = 20) -> Series:
-    rows = [[n * STEP, *["1.0"] * 5, 0, "0", 0, "0", "0", "0"] for n in range(1, newest + 1)]
+    rows = [
+        [(FIRST + n) * STEP, *["1.0"] * 5, 0, "0", 0, "0", "0", "0"] for n in range(1, newest + 1)
+    ]
     return Series(written(rows), boot_s(), boot_s() + ttl_s, boot_s() + 3600)
 
 
 def price() -> Price:
-    return Price(Ticker(1.0, 0.0, 1.0, 7), boot_s(), boot_s() + 60)
+    return Price(Ticker(1.0, 0.0, 1.0, int(time.time() * 1000)), boot_s(), boot_s() + 60)
 
 
 def take(store: Store, results: Results, timeframe: Timeframe = FIVE) -> Any:
@@ -70,7 +82,7 @@ class TestTake:
             "event=fetch_mended what=5m symbols=BUSDT",
         ]
 
-    def test_an_older_answer_is_refused_while_a_newer_one_is_fresh(
+    def test_an_older_answer_is_refused_even_if_the_newer_one_has_expired(
         self, store: Store, now: list[float]
     ) -> None:
         held = series(10)
@@ -78,9 +90,10 @@ class TestTake:
         assert take(store, {A: series(9)}).failed == {"AUSDT"}
         assert store.held(A) is held and isinstance(store.failure(A), BadResponse)
         now[0] += 21
-        older = series(9)
-        take(store, {A: older})
-        assert store.held(A) is older
+        assert take(store, {A: series(9)}).failed == {"AUSDT"}
+        store.forget()
+        now[0] += 1
+        assert store.take(FIVE, {A: series(9)}, time.monotonic() + 1).failed == {"AUSDT"}
 
     def test_prices_are_no_part_of_the_update(self, store: Store) -> None:
         update = take(store, {A: series(), Feed("AUSDT", PRICE): Retryable("HTTP 500")})
@@ -231,3 +244,42 @@ class TestLooks:
         assert store.listing() is listing
         now[0] += 1
         assert store.listing() is None
+
+
+class TestMarkets:
+    def listing(self, **statuses: str) -> Listing:
+        return Listing(statuses, {}, {})
+
+    def test_an_idle_market_has_no_price_and_no_failure(
+        self, store: Store, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        feed = Feed("AUSDT", PRICE)
+        take(store, {feed: price()})
+        take(store, {feed: Retryable("HTTP 500")})
+        caplog.clear()
+        take(store, {feed: Idle("no trade in 24 h")})
+        reason = store.failure(feed)
+        assert reason and reason.reason == "no trade in 24 h" and not caplog.messages
+        assert store.held(feed) is None and not store.pending().entries
+        assert store.view().idle == ["AUSDT"] and not store.view().failing
+        take(store, {feed: price()})
+        assert store.view().idle == [] and store.held(feed) and store.failure(feed) is None
+
+    def test_what_redis_has_newer_is_not_overwritten(self, store: Store) -> None:
+        take(store, {A: series(10), B: series(10)})
+        store.saw({A: (FIRST + 11) * STEP, B: (FIRST + 10) * STEP})
+        assert store.held(A) is None and store.held(B)
+        pending = store.pending()
+        assert list(pending.entries) == [B] and pending.updates["5m"].updated == {"BUSDT"}
+
+    def test_most_markets_that_stand_still_are_the_exchange_that_does(self, store: Store) -> None:
+        old = series(1)
+        take(store, {A: old, B: series()})
+        assert store.standstill() == "" and store.has_unexplained()
+        take(store, {B: Retryable("HTTP 500")})
+        assert store.standstill() == ""
+        store.take_listing(self.listing(AUSDT="TRADING", BUSDT="BREAK"))
+        assert store.standstill().startswith("5m of 1 of 1 symbols: the newest candle is of ")
+        store.take_listing(self.listing(AUSDT="BREAK", BUSDT="TRADING"))
+        assert store.standstill() == "" and not store.has_unexplained()
+        assert store.view().halted == {"AUSDT": "BREAK"}
