@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from requests.certs import where
 
-from connections import BoundedAdapter, interleaved
+from connecting import interleaved
+from connections import BoundedAdapter
 
 URL = "https://api.binance.us"
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
