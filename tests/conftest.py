@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 from hypothesis import HealthCheck, settings
 
 from demo.exchange import Exchange
@@ -31,6 +32,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """New ones for this host: files of whom to trust, of the certificate, and of its key."""
+    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
+    trusted, certificate, key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
+    issued = authority.issue_cert("127.0.0.1", "localhost")
+    authority.cert_pem.write_to_path(str(trusted))
+    issued.cert_chain_pems[0].write_to_path(str(certificate))
+    issued.private_key_pem.write_to_path(str(key))
+    return trusted, certificate, key
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
-import trustme
 
 from demo import market
 from demo.exchange import Exchange
@@ -594,18 +593,6 @@ def test_every_answer_has_the_date_of_its_clock(exchange: Exchange, client: Clie
     exchange.fault("hold")
     dates.add(client.get("ping").headers["Date"])
     assert dates == {"Mon, 24 Nov 2025 16:02:03 GMT"}
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    """New ones for this host: files of whom to trust, of the certificate, and of its key."""
-    folder, authority = tmp_path_factory.mktemp("tls"), trustme.CA()
-    trusted, certificate, key = (folder / name for name in ("ca.pem", "cert.pem", "key.pem"))
-    issued = authority.issue_cert("127.0.0.1", "localhost")
-    authority.cert_pem.write_to_path(str(trusted))
-    issued.cert_chain_pems[0].write_to_path(str(certificate))
-    issued.private_key_pem.write_to_path(str(key))
-    return trusted, certificate, key
 
 
 @pytest.fixture
