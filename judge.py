@@ -117,6 +117,6 @@ def _is_old(ticker_ms: int) -> bool:
 def _at(time_ms: int) -> str:
     """A time and how long ago it is, for a reason."""
     ago_s = time.time() - time_ms / 1000
-    units = (("h", 3600), ("min", 60), ("s", 1))
+    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
     unit, size = next((each for each in units if ago_s >= 2 * each[1]), units[-1])
     return f"{iso_ms(time_ms / 1000)[:16]}Z, {ago_s / size:.0f} {unit} ago"

@@ -61,6 +61,27 @@ class StoreView(NamedTuple):
     filled: bool  # whether every timeframe has been read and published once
 
 
+class _News:
+    """What a refresh tells the journal, in one line for all symbols of which the same is true."""
+
+    def __init__(self) -> None:
+        self._symbols: dict[tuple[str, str, str], list[str]] = {}  # by event, what and reason
+
+    def add(self, name: str, feed: Feed, reason: str = "") -> None:
+        self._symbols.setdefault((name, feed.what, reason), []).append(feed.symbol)
+
+    def log(self) -> None:
+        for (name, what, reason), symbols in self._symbols.items():
+            why = {"reason": reason} if reason else {}
+            event(
+                logging.WARNING if reason else logging.INFO,
+                name,
+                what=what,
+                symbols=",".join(symbols),
+                **why,
+            )
+
+
 class Store:
     """Held data and open deliveries for the symbols and timeframes of `settings`."""
 
@@ -97,49 +118,46 @@ class Store:
         Nothing is taken of a refresh that started before the store forgot everything: another
         instance led since, and what it wrote may be newer.
         """
-        began: dict[tuple[str, str], list[str]] = {}  # by what and reason: symbols
-        mended: dict[str, list[str]] = {}  # by what: symbols
+        news = _News()
         with self._lock:
             if started <= self._forgot_at:
                 return Update(set(), set(), round(time.time() * 1000), 0)
             judged, replaced = self._judge.judge(timeframe, results, self._held)
-            bad = {feed: self._new_bad_locked(feed, result) for feed, result in judged.items()}
+            for feed, reason in replaced.items():
+                news.add("candles_replaced", feed, reason)
             for feed, result in judged.items():
-                if isinstance(result, Stopped):  # the program is ending: neither read nor failed
-                    continue
-                if isinstance(result, Idle):
-                    self._drop_locked(feed)
-                    self._failing.pop(feed, None)
-                    self._idle[feed] = result
-                    continue
-                if isinstance(result, BinanceError):
-                    before = self._failing.get(feed)
-                    if is_unknown(before) and isinstance(result, Retryable):
-                        continue  # a passing trouble does not make the symbol known
-                    if before is None:
-                        began.setdefault((feed.what, result.reason), []).append(feed.symbol)
-                        self._unlogged[feed] = result.reason
-                    self._failing[feed] = result
-                    continue
-                if self._failing.pop(feed, None):
-                    mended.setdefault(feed.what, []).append(feed.symbol)
-                self._idle.pop(feed, None)
-                self._held[feed] = result
-                self._unwritten.add(feed)
+                self._take_one_locked(feed, result, news)
             update = self._note_refresh_locked(timeframe.name, judged, started)
-        for (what, reason), symbols in began.items():
-            names = ",".join(symbols)
-            event(logging.WARNING, "fetch_failing", what=what, symbols=names, reason=reason)
-        for feed, reason in replaced.items():
-            event(logging.WARNING, "candles_replaced", **feed._asdict(), reason=reason)
-        for feed, reasons in bad.items():
-            for reason in reasons:
-                event(logging.WARNING, "candle_left_out", **feed._asdict(), reason=reason)
-        for what, symbols in mended.items():
-            event(logging.INFO, "fetch_mended", what=what, symbols=",".join(symbols))
+        news.log()
         return update
 
-    def _new_bad_locked(self, feed: Feed, read: Series | Price | BinanceError) -> list[str]:
+    def _take_one_locked(
+        self, feed: Feed, result: Series | Price | BinanceError, news: _News
+    ) -> None:
+        before = self._failing.get(feed)
+        if isinstance(result, Stopped):  # the program is ending: neither read nor failed
+            return
+        if isinstance(result, BinanceError) and not isinstance(result, Idle):
+            if is_unknown(before) and isinstance(result, Retryable):
+                return  # a passing trouble does not make the symbol known
+            if before is None:
+                news.add("fetch_failing", feed, result.reason)
+                self._unlogged[feed] = result.reason
+            self._failing[feed] = result
+            return
+        if self._failing.pop(feed, None):
+            news.add("fetch_mended", feed)
+        if isinstance(result, Idle):
+            self._drop_locked(feed)
+            self._idle[feed] = result
+            return
+        for reason in self._new_bad_locked(feed, result):
+            news.add("candle_left_out", feed, reason)
+        self._idle.pop(feed, None)
+        self._held[feed] = result
+        self._unwritten.add(feed)
+
+    def _new_bad_locked(self, feed: Feed, read: Series | Price) -> list[str]:
         """The reasons for candles that were left out of `read`, if not of what is held."""
         if not isinstance(read, Series):
             return []

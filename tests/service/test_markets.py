@@ -243,7 +243,7 @@ class TestLies:
         expected = [row for row in truth(exchange, "BTCUSDT", 500) if row[0] != bad_ms]
         assert written(fake)[-200:] == expected[-200:] and len(written(fake)) == len(expected)
         said = [m for m in caplog.messages if "event=candle_left_out" in m]
-        assert len(said) == 1 and "symbol=BTCUSDT what=5m" in said[0]
+        assert len(said) == 1 and "what=5m symbols=BTCUSDT" in said[0]
         [[reason]] = five(service)["left_out"].values()
         assert "not the open time of a 5m candle" in reason and five(service)["fresh"] == 3
 
