@@ -49,7 +49,7 @@ class Retryable(BinanceError):
 
 
 class RateLimited(BinanceError):
-    """HTTP 429, 418 or 403, or our own budget is spent: no request for `retry_in_s` seconds."""
+    """HTTP 403, 418, 429, 451, or our own budget is spent: no request for `retry_in_s` seconds."""
 
     def __init__(self, reason: str, retry_in_s: float, status: int = 0) -> None:
         super().__init__(reason, status=status)
@@ -57,7 +57,7 @@ class RateLimited(BinanceError):
 
 
 class Rejected(BinanceError):
-    """Any other 3xx or 4xx (unknown symbol, geo-blocked): asking again will not help."""
+    """Any other 3xx or 4xx, like an unknown symbol: asking again will not help."""
 
 
 class BadResponse(BinanceError):

@@ -138,7 +138,7 @@ class LocalApi:
             older = last < limit
             first = max(0, last - limit)
         # A series shorter than CANDLE_LIMIT has all candles that exist.
-        if older and len(times) >= self._candle_limit:
+        if older and len(times) + len(candles.bad) >= self._candle_limit:
             asked = [name for name in ("startTime", "endTime", "limit") if name in params]
             raise _invalid(
                 (asked or ["limit"])[0],

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from binance_answers import LIMITS, Limits, RateLimited, Stopped
 
-# Statuses that mean "not now", and how long to hold at first where Retry-After is missing. 403
-# comes from the network before the exchange.
-HOLD_S = {403: 60, 418: 120, 429: 60}
+# Statuses that mean "not now", and how long to hold at first where Retry-After is missing. 403 and
+# 451, "not from there", come from the network before the exchange.
+HOLD_S = {403: 60, 418: 120, 429: 60, 451: 60}
 LONGEST_HOLD_S = 1800  # where Retry-After is missing
 # How soon others look whether the one request that may go out after a hold was answered, and how
 # long they leave it.
@@ -161,7 +161,7 @@ class RateLimiter:
                 self._refused += 1
             seconds = retry_after_s
             if seconds is None:
-                doubled = HOLD_S[status] * 2 ** min(self._refused - 1, 10)
+                doubled = HOLD_S[status] * 2 ** max(0, min(self._refused - 1, 10))
                 seconds = min(doubled, LONGEST_HOLD_S)
             self._hold_locked(seconds, status)
             return seconds

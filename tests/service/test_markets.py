@@ -244,6 +244,9 @@ class TestLies:
         assert written(fake)[-200:] == expected[-200:] and len(written(fake)) == len(expected)
         said = [m for m in caplog.messages if "event=candle_left_out" in m]
         assert len(said) == 1 and "what=5m symbols=BTCUSDT" in said[0]
+        assert json.loads(
+            service_api(service, "klines", "symbol=BTCUSDT&interval=5m&limit=501")[1]
+        )["msg"].startswith("Data sent for parameter 'limit' is not valid. Held here are 499")
         [[reason]] = five(service)["left_out"].values()
         assert "not the open time of a 5m candle" in reason and five(service)["fresh"] == 3
 

@@ -271,7 +271,7 @@ class TestRefresh:
 
 FAULTS: list[tuple[str, dict[str, Any], str]] = [
     ("status", {"status": 500}, "HTTP 500"),
-    ("status", {"status": 451}, "HTTP 451"),
+    ("status", {"status": 404}, "HTTP 404"),
     ("html", {}, "not JSON"),
     ("truncated", {}, "not JSON"),
     ("short_body", {}, "connection failed"),
