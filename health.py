@@ -96,14 +96,15 @@ def _status(view: View, timeframes: dict[str, dict[str, Any]], prices: dict[str,
 def _part(view: View, what: str) -> dict[str, Any]:
     """The part of a timeframe, or of PRICE."""
     feeds = [Feed(symbol, what) for symbol in view.settings.symbols]
-    held = [view.store.held[feed] for feed in feeds if feed in view.store.held]
+    held = {feed.symbol: view.store.held[feed] for feed in feeds if feed in view.store.held}
+    fresh = {symbol for symbol, entry in held.items() if entry.expires_at > view.now}
     expected = _expected(view, what)
-    asked_at = max((entry.asked_at for entry in held), default=None)
+    asked_at = max((entry.asked_at for entry in held.values()), default=None)
     age_s = view.now - asked_at if asked_at else 0.0
     body: dict[str, Any] = {
         "last_success": iso_ms(view.wall_s - age_s) if asked_at else None,
         "age_s": round(age_s, 1) if asked_at else None,
-        "fresh": sum(entry.expires_at > view.now for entry in held),
+        "fresh": len(fresh.intersection(expected)),
         "expected": len(expected),
         "standing_still": [
             symbol
