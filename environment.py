@@ -26,9 +26,9 @@ class Environment:
         self._problems: list[str] = []
 
     def read(self, name: str, default: str, parse: Callable[[str], T]) -> T:
-        """What `parse` makes of the variable; of `default`, which must be good, where it is unset
-        or bad."""
-        text = self._environ.get(name, default).strip()
+        """What `parse` makes of the variable; of `default`, which must be good, where it is unset,
+        empty or bad."""
+        text = self._environ.get(name, "").strip() or default
         try:
             return parse(text)
         except ValueError as error:

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, NamedTuple
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 import redis
 from redis.backoff import NoBackoff
@@ -32,10 +32,12 @@ DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000  # entries: 40 minutes
 TYPES = ("publish", "cache_write", "cache_read", "signal", "trade", "error")
 SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")  # the programs of this project
 SOCKET_TIMEOUT_S = 2.0  # for one answer, also to a whole refresh of about 5 MB
+_NODE = r"([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+"
 SENTINEL_URL = (
     r"redis\+sentinel://((?P<user>[^:@/]*)(:(?P<password>[^@/]*))?@)?"
-    r"(?P<nodes>[\w.-]+:[0-9]+(,[\w.-]+:[0-9]+)*)/(?P<name>[\w.-]+)(/(?P<db>[0-9]+))?"
+    rf"(?P<nodes>{_NODE}(,{_NODE})*)/(?P<name>[\w.-]+)(/(?P<db>[0-9]+))?(\?(?P<options>.*))?"
 )
+SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 PAGE = 2000  # entries read at once by a filter: a full log takes six short round trips
 
 Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; "id" if read
@@ -58,13 +60,16 @@ def connect(url: str) -> redis.Redis:
 
     Retrying is the caller's decision: a transaction whose answer was lost may have been executed.
     With redis+sentinel://user:password@host:port,host:port/name/db each new connection asks the
-    sentinels for the master called name; user and password are the master's.
+    sentinels for the master called name; user and password are the master's, and those of the
+    sentinels, if they have any, follow as ?sentinel_username=...&sentinel_password=...
+    Options of the URL change nothing that is set here.
     Raises ValueError if `url` is not a Redis URL; the message quotes no part of it.
     """
     once: dict[str, Any] = {
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": SOCKET_TIMEOUT_S,
         "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,  # answers have other shapes in RESP3
     }
     text: dict[str, Any] = {
         "decode_responses": True,
@@ -76,7 +81,11 @@ def connect(url: str) -> redis.Redis:
         if parts := re.fullmatch(SENTINEL_URL, url):
             client = _sentinel_master(parts, once, text)
         else:
-            client = redis.Redis.from_url(url, **once, **text)
+            if re.fullmatch(r"rediss?://[^/?]*/(?![0-9]*(\?|$)).*", url):
+                raise ValueError("redis-py would take 0 for such a database")
+            pool: Any = redis.ConnectionPool.from_url(url)
+            pool.connection_kwargs |= once | text  # only now: options of the URL come before ours
+            client = redis.Redis.from_pool(pool)
         client.connection_pool.make_connection()  # refuses unknown options; connects only when used
     except (ValueError, TypeError):
         raise ValueError(f"must be like {DEFAULT_URL}; / ? # @ in a password as %XX") from None
@@ -85,8 +94,12 @@ def connect(url: str) -> redis.Redis:
 
 def _sentinel_master(url: re.Match[str], once: dict[str, Any], text: dict[str, Any]) -> redis.Redis:
     nodes = [node.rpartition(":") for node in url["nodes"].split(",")]
+    options = parse_qsl(url["options"] or "", strict_parsing=bool(url["options"]))
+    if unknown := dict(options).keys() - SENTINEL_OPTIONS.keys():
+        raise ValueError(f"unknown: {unknown}")
+    own = {SENTINEL_OPTIONS[name]: value for name, value in options}
     sentinel: Any = Sentinel(  # type: ignore[no-untyped-call]
-        [(host, int(port)) for host, _, port in nodes], sentinel_kwargs=once
+        [(host.strip("[]"), int(port)) for host, _, port in nodes], sentinel_kwargs=once | own
     )
     client: redis.Redis = sentinel.master_for(
         url["name"],
@@ -392,8 +405,8 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = _arguments()
-    url = os.environ.get("REDIS_URL", DEFAULT_URL)
-    key = os.environ.get("MESSAGE_LOG_KEY", DEFAULT_KEY)
+    url = os.environ.get("REDIS_URL") or DEFAULT_URL
+    key = os.environ.get("MESSAGE_LOG_KEY") or DEFAULT_KEY
     wanted = (arguments.type, arguments.source)
     last = "0"
 

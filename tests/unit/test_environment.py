@@ -15,7 +15,12 @@ from environment import Environment, SettingsError, decimal, matching, redis_url
         (whole(1, 64), "32", 32, ["0", "65", "1.0", "-1", "", "x", "1e1", "٣", "9" * 12]),
         (decimal(0.1, 60), "2.5", 2.5, ["0", "60.1", "nan", "inf", "1e1", ".5", "", "-1"]),
         (matching("[a-z]+", "small letters"), "ab", "ab", ["aB", "", "a\n"]),
-        (redis_url, "redis://h/1", "redis://h/1", ["h", "redis://h:x/0", "http://h"]),
+        (
+            redis_url,
+            "redis://h/1",
+            "redis://h/1",
+            ["h", "redis://h:x/0", "http://h", "redis://h/abc", "rediss://h/1x"],
+        ),
     ],
 )
 def test_parsers_take_what_is_good_and_say_what_they_accept(
@@ -28,11 +33,11 @@ def test_parsers_take_what_is_good_and_say_what_they_accept(
 
 
 def test_all_bad_variables_are_gathered_and_no_password_is_shown() -> None:
-    env = Environment({"PORT": "x", "REDIS_URL": "redis://:secret/x@h", "FINE": " 7 "})
+    env = Environment({"PORT": "x", "REDIS_URL": "redis://:secret/x@h", "FINE": " 7 ", "NONE": " "})
     assert env.read("PORT", "80", whole(0, 99)) == 80
     assert env.read("REDIS_URL", "redis://h/0", redis_url) == "redis://h/0"
     assert env.read("FINE", "1", whole(0, 99)) == 7
-    assert env.read("UNSET", "1.5", decimal(0, 9)) == 1.5
+    assert env.read("UNSET", "1.5", decimal(0, 9)) == env.read("NONE", "1.5", decimal(0, 9)) == 1.5
     with pytest.raises(SettingsError) as bad:
         env.check()
     port, url = bad.value.args

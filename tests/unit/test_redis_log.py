@@ -162,6 +162,21 @@ class TestHelpers:
         assert redact("unix:///run/redis.sock") == "unix:///run/redis.sock"
 
 
+class TestUrl:
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://h/1?protocol=3&decode_responses=no&socket_timeout=99&encoding_errors=strict",
+            "unix:///run/redis.sock?db=1&protocol=3&socket_connect_timeout=99&socket_timeout=99",
+        ],
+    )
+    def test_options_change_nothing_that_is_relied_on(self, url: str) -> None:
+        options = redis_log.connect(url).connection_pool.connection_kwargs
+        plain = redis_log.connect("redis://h/1").connection_pool.connection_kwargs
+        for name in ("db", "protocol", "decode_responses", "socket_timeout", "encoding_errors"):
+            assert options[name] == plain[name]
+
+
 class TestSentinelUrl:
     @pytest.mark.parametrize(
         "url",
@@ -170,12 +185,26 @@ class TestSentinelUrl:
             "redis+sentinel://127.0.0.1:26379",
             "redis+sentinel://:secret@127.0.0.1:x/mymaster",
             "redis+sentinel:///mymaster/0",
+            "redis+sentinel://127.0.0.1:26379/mymaster?sentinel_pasword=secret",
+            "redis+sentinel://127.0.0.1:26379/mymaster?secret",
+            "redis://127.0.0.1/abc",
+            "redis://:secret@127.0.0.1/0/1",
         ],
     )
     def test_a_bad_url_is_refused_without_showing_it(self, url: str) -> None:
         with pytest.raises(ValueError, match="must be like") as caught:
             redis_log.connect(url)
         assert "secret" not in str(caught.value)
+
+    def test_sentinels_may_have_ipv6_addresses_and_a_password_of_their_own(self) -> None:
+        url = "redis+sentinel://:p@[::1]:1,b:2/m?sentinel_username=u&sentinel_password=x%2Fy"
+        client = redis_log.connect(url)
+        manager: Any = client.connection_pool.sentinel_manager  # type: ignore[attr-defined]
+        nodes = [sentinel.connection_pool.connection_kwargs for sentinel in manager.sentinels]
+        assert [(node["host"], node["port"]) for node in nodes] == [("::1", 1), ("b", 2)]
+        assert {(node["username"], node["password"]) for node in nodes} == {("u", "x/y")}
+        assert client.connection_pool.connection_kwargs["password"] == "p"
+        assert "x" not in redis_log.redact(url).partition("@")[2]
 
     def test_a_good_url_is_taken_apart(self) -> None:
         client = redis_log.connect("redis+sentinel://us%40er:p%2Fw@a:1,b-c.d:2/my-master/3")

@@ -31,8 +31,7 @@ class TestSettings:
             ("BINANCE_BASE_URL", "http://10.0.0.1", "10.0.0.1"),
             ("BINANCE_BASE_URL", "http://[::1", "loopback"),
             ("BINANCE_BASE_URL", "file:///etc/passwd", "loopback"),
-            ("BINANCE_BASE_URL", "", "loopback"),
-            ("SYMBOLS", "", "BTCUSDT"),
+            ("SYMBOLS", ",", "BTCUSDT"),
             ("SYMBOLS", "BTC/USDT", "BTCUSDT"),
             ("SYMBOLS", "BTCUSDT,BTCUSDT", "each once"),
             ("SYMBOLS", "BTCUSDT,", "BTCUSDT"),
@@ -74,10 +73,14 @@ class TestSettings:
         assert "@" in value or value.partition("?")[0] in problem
 
     def test_all_bad_values_are_named_and_no_password(self) -> None:
-        environ = {"SYMBOLS": "", "MAX_WORKERS": "x", "REDIS_URL": "redis://:secret/?#secret@h/0"}
+        environ = {"SYMBOLS": ",", "MAX_WORKERS": "x", "REDIS_URL": "redis://:secret/?#secret@h/0"}
         with pytest.raises(SettingsError) as bad:
             Settings.from_env(environ)
         assert len(bad.value.args) == 3 and "secret" not in str(bad.value)
+
+    def test_what_is_set_but_empty_is_the_default(self) -> None:
+        defaults = Settings.from_env({})
+        assert Settings.from_env({name.upper(): " " for name in vars(defaults)}) == defaults
 
     @pytest.mark.parametrize(
         ("name", "value"),
