@@ -186,11 +186,11 @@ class Update:
             duration_ms=max(update.duration_ms for update in updates),
         )
 
-    def json(self, **name: Any) -> str:
-        """The payload of a publish, which begins with `name`."""
+    def json(self, db: int, **name: Any) -> str:
+        """The payload of a publish, which begins with `name`; `db` is the database's number."""
         lists = {"symbols": sorted(self.updated), "failed": sorted(self.failed)}
-        times = {"timestamp": self.timestamp, "duration_ms": self.duration_ms}
-        return json.dumps(name | lists | times, separators=(",", ":"))
+        rest = {"timestamp": self.timestamp, "duration_ms": self.duration_ms, "db": db}
+        return json.dumps(name | lists | rest, separators=(",", ":"))
 
     def summary(self) -> str:
         return f"{len(self.updated)} updated, {len(self.failed)} failed"

@@ -44,7 +44,7 @@ class Judge:
             if isinstance(read, BinanceError):
                 continue
             if read.newest_ms < self.newest_ms.get(feed, 0):
-                judged[feed] = BadResponse("the answer is older than one before it")
+                judged[feed] = Outdated("the answer is older than one before it")
                 continue
             self.newest_ms[feed] = read.newest_ms
             if isinstance(read, Series):

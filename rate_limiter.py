@@ -27,8 +27,8 @@ PROBE_POLL_S, PROBE_S = 0.1, 15.0
 class _Budget:
     """At most `limit` units in any `window_s` seconds. Has no lock: RateLimiter's guards it."""
 
-    def __init__(self, limit: int, window_s: float) -> None:
-        self.limit, self.window_s, self.used = limit, window_s, 0
+    def __init__(self, name: str, limit: int = 0, window_s: float = 0.0) -> None:
+        self.name, self.limit, self.window_s, self.used = name, limit, window_s, 0
         self._spent: deque[tuple[float, int]] = deque()  # (free again at, units), oldest first
 
     def expire(self, now: float) -> None:
@@ -81,8 +81,9 @@ class RateLimiter:
         # two workers would both spend the last unit. Nobody waits while holding it.
         self._lock = threading.Lock()
         self._travel_s = travel_s
-        self._own = _Budget(weight_limit, 60 + travel_s)
-        self._address, self._requests = _Budget(0, 0), _Budget(0, 0)
+        self._own = _Budget("WEIGHT_LIMIT", weight_limit, 60 + travel_s)
+        self._address = _Budget("the weight of this address")
+        self._requests = _Budget("the requests of this address")
         self._set_limits_locked(LIMITS)
         self._held_until, self._held_by = -math.inf, 0  # and by which HTTP status
         self._era = 0  # how many holds began; a request of an earlier era says nothing of this one
@@ -116,7 +117,7 @@ class RateLimiter:
                 held_s, held_by = self._held_until - now, self._held_by
                 if self._in_doubt and now < self._probe_until:
                     held_s = max(held_s, PROBE_POLL_S)
-                budget_s = max(budget.wait_s(units, now) for budget, units in costs)
+                budget_s, spent = max((b.wait_s(units, now), b.name) for b, units in costs)
                 if max(held_s, budget_s) <= 0:
                     for budget, units in costs:
                         budget.spend(units, now)
@@ -126,7 +127,7 @@ class RateLimiter:
             if now + wait_s >= give_up_at:
                 if held_s > 0:
                     raise RateLimited(f"on hold after HTTP {held_by}", wait_s, held_by)
-                raise RateLimited("the request budget is spent", wait_s)
+                raise RateLimited(f"the request budget is spent: {spent}", wait_s)
             if self._wait(wait_s):
                 raise Stopped("stopping")
 

@@ -214,6 +214,11 @@ class LoggedRedis(_LoggedOperations):
         self.log_error = ""
         self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
 
+    @property
+    def db(self) -> int:
+        """The number of the database, for payloads: channels are common to all databases."""
+        return int(self._client.connection_pool.connection_kwargs.get("db") or 0)
+
     def batch(self) -> Batch:
         return Batch(self.source)
 

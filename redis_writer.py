@@ -85,7 +85,7 @@ class RedisWriter:
             pipeline.getrange(feed.key, -END_BYTES, -1)
         hold, *ends = pipeline.execute(raise_on_error=False)
         self._store.saw(dict(zip(self._feeds, map(_newest_ms, ends), strict=True)))
-        if left := _hold_left(hold):
+        if left := hold_left(hold):
             self._limiter.hold(*left)
         self._learned = fence
 
@@ -141,7 +141,7 @@ class RedisWriter:
 
     def _batch(self, pending: Pending) -> Batch:
         """The transaction: values, failures for the log, and what tells of them."""
-        batch = self._logged.batch()
+        batch, db = self._logged.batch(), self._logged.db
         expired: set[Feed] = set()
         for feed, entry in pending.entries.items():
             text, summary = entry.json(), entry.summary()
@@ -154,11 +154,12 @@ class RedisWriter:
             batch.error(feed.key, reason)
         for timeframe, update in pending.updates.items():
             told = update.without({feed.symbol for feed in expired if feed.what == timeframe})
-            batch.publish(update_channel(timeframe), told.json(timeframe=timeframe), told.summary())
+            payload = told.json(db, timeframe=timeframe)
+            batch.publish(update_channel(timeframe), payload, told.summary())
         if pending.of_all:
             told = pending.of_all.without({feed.symbol for feed in expired if feed.what != PRICE})
             names = pending.timeframes
-            batch.publish(update_channel("all"), told.json(timeframes=names), told.summary())
+            batch.publish(update_channel("all"), told.json(db, timeframes=names), told.summary())
         return batch
 
     def _fail(self, error: redis.RedisError) -> None:
@@ -199,9 +200,13 @@ class RedisWriter:
         value = json.dumps({"until": round(until * 1000), "status": status})
         try:
             self._client.set(self._hold_key, value, pxat=math.ceil(until * 1000))
+        except redis.ResponseError as error:  # no permission: nothing else is the worse for it
+            self._problems.note("hold", error)
+            return
         except redis.RedisError as error:
             self._fail(error)
             return
+        self._problems.note("hold", "")
         self._hold_written_until = until
 
     def _clock_has_stepped(self) -> bool:
@@ -241,8 +246,8 @@ def _newest_ms(end: Any) -> int:
     return int(times[-1]) if times else 0
 
 
-def _hold_left(value: Any) -> tuple[float, int] | None:
-    """Seconds left of a hold as Redis has it, and the HTTP status behind it."""
+def hold_left(value: Any) -> tuple[float, int] | None:
+    """Seconds left of a hold as Redis has it, and the HTTP status behind it; None without one."""
     try:
         hold = json.loads(value)
         left_s, status = hold["until"] / 1000 - time.time(), int(hold["status"])

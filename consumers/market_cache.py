@@ -36,6 +36,7 @@ MAX_BATCH = 1000  # messages taken at once, so that a flood cannot fill the memo
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0  # before the next attempt, after a failure of Redis
 
 SYMBOL = re.compile(r"[A-Z0-9]{2,20}")  # the names that the service accepts
+CLOCK_SKEW_MS = 60_000  # further ahead of this clock, a time is of the future
 TOO_LARGE = 1e18  # for a price or a volume: products and sums of them must stay finite
 MAX_DIGITS = 18  # of a whole number; a time in ms has 13
 
@@ -162,6 +163,7 @@ class MarketCache:
         self.logged = LoggedRedis(client, source, log_key=log_key, log_maxlen=log_maxlen)
         self.name = name or source
         self.client, self._stopping = client, stopping or threading.Event()
+        self._bad: set[str] = set()  # keys whose bad data was logged
         self._started_ms = now_ms()
         self._alive_said_at = -math.inf  # monotonic
         self._alive_refused = ""  # why Redis refused the last sign of life
@@ -211,8 +213,12 @@ class MarketCache:
                 if read.left_s == math.inf:
                     raise ValueError("it never expires")
                 found[name] = parse(parse_json(read.value), now + read.left_s)
+                self._bad.discard(key)
             except BAD_DATA as error:
                 missing[name] = f"bad data in {key}: {type(error).__name__}: {error}"
+                if key not in self._bad and len(self._bad) < MAX_BATCH:
+                    self._bad.add(key)
+                    journal.event(logging.WARNING, "bad_data", key=key, reason=error)
         return found, missing
 
     def series(self) -> dict[str, list[str]]:
@@ -248,7 +254,8 @@ class MarketCache:
             yield from newest.values()
 
     def messages(self, *patterns: str) -> Iterator[tuple[str, str] | None]:
-        """Yields the (channel, payload) of each message on a channel that matches a pattern.
+        """Yields the (channel, payload) of each message on a channel that matches a pattern, or has
+        that name, but for those that say that they are of another database.
 
         Yields None first, and again after each failure of Redis: messages may have been missed.
         """
@@ -273,8 +280,7 @@ class MarketCache:
                 # PubSub.listen would not do: it raises when the channel is silent for as long as
                 # the socket's timeout, and it reconnects without telling that messages were missed.
                 with self.client.pubsub() as pubsub:  # type: ignore[no-untyped-call]
-                    pubsub.psubscribe(*patterns)
-                    _confirm(pubsub)
+                    _subscribe(pubsub, list(patterns))
                     yield None
                     for batch in self._receive(pubsub):
                         if batch:
@@ -306,10 +312,17 @@ class MarketCache:
                 asked = True
             batch: list[tuple[str, str]] = []
             while message and len(batch) < MAX_BATCH:
-                if message["type"] == "pmessage":
+                if message["type"] in ("message", "pmessage") and self._is_ours(message["data"]):
                     batch.append((message["channel"], message["data"]))
                 message = pubsub.get_message(timeout=0)
             yield batch
+
+    def _is_ours(self, payload: str) -> bool:
+        """Not if it says that it is of another database: channels are common to all of them."""
+        try:
+            return bool(parse_json(payload).get("db", self.logged.db) == self.logged.db)
+        except BAD_DATA:
+            return True  # for whoever parses it to complain
 
     def _say_alive(self) -> None:
         """Write a sign of life, if one is due. If Redis refuses it (read-only, disk full, another
@@ -357,6 +370,7 @@ def _candles(rows: Any, expires_at: float) -> Candles:
         raise ValueError("no candles")
     if not all(min(candle) >= 0 and max(candle) < TOO_LARGE for candle in candles):
         raise ValueError("numbers out of range")
+    check_time(max(candle.timestamp for candle in candles))
     candles.expires_at = expires_at
     return candles
 
@@ -365,8 +379,17 @@ def _price(ticker: Any, expires_at: float) -> Price:
     price = Price(**ticker, expires_at=expires_at)
     if any(isinstance(value, bool) for value in price) or not 0 < price.price < TOO_LARGE:
         raise ValueError("not a price")
-    price.change24h + price.volume + price.timestamp  # a TypeError if one is not a number
+    price.change24h + price.volume  # a TypeError if one is not a number
+    check_time(price.timestamp)
     return price
+
+
+def check_time(time_ms: Any) -> None:
+    """Raises ValueError if `time_ms` is not a time in ms, or of the future."""
+    if type(time_ms) is not int:
+        raise ValueError(f"the time {str(time_ms)[:20]!r} is not a whole number")
+    if time_ms > now_ms() + CLOCK_SKEW_MS:
+        raise ValueError(f"{time_ms} is of the future, by this machine's clock")
 
 
 def _symbols(names: Any) -> list[str]:
@@ -376,14 +399,22 @@ def _symbols(names: Any) -> list[str]:
     return list(names)
 
 
-def _confirm(pubsub: Any) -> None:
-    """Wait until Redis confirms the subscription: every later message will be received."""
-    left = len(pubsub.patterns)
+def _subscribe(pubsub: Any, channels: list[str]) -> None:
+    """Returns once Redis has confirmed it: every later message will be received.
+
+    A name without a wildcard is subscribed to plainly, for which an ACL may have a rule of its own.
+    """
+    patterns = [channel for channel in channels if re.search(r"[*?[]", channel)]
+    if names := [channel for channel in channels if channel not in patterns]:
+        pubsub.subscribe(*names)
+    if patterns:
+        pubsub.psubscribe(*patterns)
+    left = len({*channels})
     while left:
         message = pubsub.get_message(timeout=SILENCE_S)
         if message is None:
             raise redis.TimeoutError("no answer to a subscription")
-        left -= message["type"] == "psubscribe"
+        left -= message["type"] in ("subscribe", "psubscribe")
 
 
 def parse_update(channel: str, payload: str) -> Update | None:

@@ -24,15 +24,25 @@ import journal
 from consumers import program
 from consumers.market_cache import (
     BAD_DATA,
+    SYMBOL,
+    TOO_LARGE,
     MarketCache,
     NoData,
+    check_time,
     now_ms,
     parse_json,
     price_key,
     timeframe_ms,
     update_channel,
 )
-from consumers.ta_service import SIGNALS_CHANNEL, Signal, parse_signal, parse_state, state_key
+from consumers.ta_service import (
+    SIGNALS,
+    SIGNALS_CHANNEL,
+    Signal,
+    parse_signal,
+    parse_state,
+    state_key,
+)
 from environment import Environment, decimal
 from lease import Lease
 from redis_log import Fenced
@@ -42,6 +52,7 @@ LEASE_TTL_S = 10.0
 RENEW_EVERY_S = 2.0  # so that one lost renewal, or a few, do not cost the lease
 MAX_AGE_S = 60.0  # of a signal to buy; a sale has no limit: late is better than never
 MAX_CANDLES = 2  # that a signal to buy may span; a longer span means that it may be old
+MISSED_DOWN = "missed_down"  # the exit signal for one that was published while nobody traded
 CLOCK_SKEW_S = 5.0  # how far ahead of ours the clock of the TA service may be
 
 
@@ -56,6 +67,18 @@ class Position:
     price: float
     opened: int
     exit_signal: str = ""
+
+    def check(self, symbol: str) -> None:
+        """Raises market_cache.BAD_DATA if no trader has such a position in `symbol`."""
+        if not SYMBOL.fullmatch(symbol):
+            raise ValueError(f"{symbol!r} is not a symbol")
+        timeframe_ms(self.timeframe)
+        if self.signal not in SIGNALS or self.exit_signal not in ("", MISSED_DOWN, *SIGNALS):
+            raise ValueError("an unknown signal")
+        for number in (self.quantity, self.price):
+            if type(number) not in (int, float) or not 0 < number < TOO_LARGE:
+                raise ValueError(f"{symbol}: {number!r} is no quantity and no price")
+        check_time(self.opened)
 
 
 @dataclass(frozen=True)
@@ -73,11 +96,16 @@ class Book:
         body = dict(parse_json(text))
         positions = {symbol: Position(**each) for symbol, each in body.pop("positions").items()}
         book = cls(positions, **body)
-        if not all(each.quantity > 0 and each.price > 0 for each in positions.values()):
-            raise ValueError("an empty position")
-        if type(book.trades) is not int or type(book.revision) is not int:
+        for symbol, position in positions.items():
+            position.check(symbol)
+        if (
+            not {type(book.trades), type(book.revision)} == {int}
+            or min(book.trades, book.revision) < 0
+        ):
             raise ValueError("a count is not a whole number")
-        return replace(book, profit=float(book.profit))
+        if type(book.profit) not in (int, float):
+            raise ValueError("the profit is not a number")
+        return book
 
     def changed(self, symbol: str, position: Position | None, **changes: Any) -> Book:
         """The next revision, with that position (None: no position) in `symbol`."""
@@ -140,7 +168,9 @@ class PaperTrader:
     def _work(self, message: tuple[str, str] | None) -> None:
         if message and message[0] == SIGNALS_CHANNEL and (signal := _signal(message[1])):
             self._waiting.append(signal)
-        if message is None or self._in_step_under != self._fence:
+        # Redis may have lost the book without a failure: deleted, flushed, evicted.
+        lost = self._book.revision and not self._cache.client.exists(POSITIONS_KEY)
+        if message is None or lost or self._in_step_under != self._fence:
             self._load()
             self._catch_up()
         while self._waiting:
@@ -188,7 +218,7 @@ class PaperTrader:
         for symbol, state in states.items():
             position = positions[symbol]
             if state.last_down > position.opened and not position.exit_signal:
-                self._sell(symbol, replace(position, exit_signal="missed_down"))
+                self._sell(symbol, replace(position, exit_signal=MISSED_DOWN))
 
     def _act(self, signal: Signal) -> None:
         position = self._book.positions.get(signal.symbol)
@@ -254,6 +284,7 @@ class PaperTrader:
             "signal": why,
             "timeframe": position.timeframe,
             "timestamp": now_ms(),
+            "db": self._cache.logged.db,
         }
         summary = f"{action} {position.quantity:.8g} {symbol} at {price!r} on {why}"
         if profit is not None:

@@ -85,7 +85,9 @@ class Scanner:
             if left_s > 0:
                 batch.cache_write(score_key(symbol), payload, left_s, f"score {row['score']}")
         summary = f"{len(rows)} scored, {len(missing)} missing"
-        batch.publish(UPDATE_CHANNEL, json.dumps({"timestamp": made_ms}), summary)
+        batch.publish(
+            UPDATE_CHANNEL, json.dumps({"timestamp": made_ms, "db": self._cache.logged.db}), summary
+        )
         self._cache.logged.send(batch)
         return rows, missing
 

@@ -23,6 +23,7 @@ from consumers.market_cache import (
     Candles,
     MarketCache,
     Update,
+    check_time,
     now_ms,
     parse_json,
     timeframe_ms,
@@ -64,7 +65,9 @@ class Signal(NamedTuple):
 
 def parse_signal(payload: str) -> Signal:
     """Raises market_cache.BAD_DATA if this program cannot have published it."""
-    signal = Signal(**parse_json(payload))
+    body = dict(parse_json(payload))
+    body.pop("db", None)  # which MarketCache has looked at
+    signal = Signal(**body)
     timeframe_ms(signal.timeframe)
     if not SYMBOL.fullmatch(signal.symbol) or signal.signal not in SIGNALS:
         raise ValueError("unknown symbol or signal")
@@ -91,8 +94,8 @@ class State(NamedTuple):
 def parse_state(body: Any, _: float = 0) -> State:
     """Raises market_cache.BAD_DATA if that is not a state."""
     state = State(**body)
-    if type(state.candle) is not int or type(state.last_down) is not int:
-        raise ValueError("a time is not a whole number")
+    check_time(state.candle)
+    check_time(state.last_down)
     return state
 
 
@@ -170,6 +173,7 @@ class TaService:
             "symbols": [symbol for symbol, _ in states],
             "missing": missing,
             "timestamp": now_ms(),
+            "db": self._cache.logged.db,
         }
         summary = f"{len(states)} analysed, {len(missing)} missing"
         batch.publish(update_channel(timeframe), json.dumps(payload), summary)
@@ -201,7 +205,8 @@ class TaService:
                 symbol, timeframe, name, result["close"], after.candle, before.candle, now_ms()
             )
             text = f"{symbol} {timeframe} {name} at {signal.price!r}"
-            batch.signal(SIGNALS_CHANNEL, json.dumps(signal._asdict()), text)
+            payload = json.dumps(signal._asdict() | {"db": self._cache.logged.db})
+            batch.signal(SIGNALS_CHANNEL, payload, text)
             if name.endswith("_down"):
                 after = after._replace(last_down=signal.timestamp)
         state = json.dumps(after._asdict())

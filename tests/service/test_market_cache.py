@@ -340,6 +340,63 @@ class TestUpdates:
         assert [heard.get(timeout=5) for _ in range(3)] == expected
 
 
+class TestChannels:
+    def test_what_is_of_another_database_is_not_heard(
+        self, cache: MarketCache, redis_server: RedisServer
+    ) -> None:
+        heard = cache.messages("ta:signals", "market:update:*")
+        assert next(heard) is None
+        publish = redis_server.client.publish
+        for db in (1, "0", None):
+            publish("ta:signals", json.dumps({"db": db}))
+        for payload in ('{"db":0}', "{}", "[]", "no JSON"):
+            publish("ta:signals", payload)
+        assert [next(heard) for _ in range(4)] == [
+            ("ta:signals", payload) for payload in ('{"db":0}', "{}", "[]", "no JSON")
+        ]
+
+    def test_a_name_without_a_wildcard_needs_no_more_than_its_own_permission(
+        self, redis_server: RedisServer
+    ) -> None:
+        redis_server.client.execute_command(
+            *[
+                "ACL",
+                "SETUSER",
+                "scanner",
+                "on",
+                ">p",
+                "~*",
+                "+@all",
+                "resetchannels",
+                "&market:update:*",
+            ]
+        )
+        url = redis_server.url.replace("//", "//scanner:p@")
+        updates = MarketCache(connect(url), "scanner").updates("1h")
+        assert next(updates) is None
+        redis_server.client.publish("market:update:1h", update(["AUSDT"]))
+        heard = next(updates)
+        assert heard and heard.symbols == ["AUSDT"]
+
+
+class TestFuture:
+    def test_what_is_of_the_future_is_bad_data_and_said_once(
+        self, cache: MarketCache, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        client, now_ms = redis_server.client, int(time.time() * 1000)
+        rows = [candle._asdict() for candle in walk(3)]
+        for at in (10**17, now_ms + 3_600_000):
+            rows[1]["timestamp"] = at
+            client.set("market:ohlcv:AUSDT:1h", json.dumps(rows), ex=60)
+            with pytest.raises(NoData, match="bad data in market:ohlcv:AUSDT:1h"):
+                cache.candles("AUSDT", "1h")
+        price = {"price": 1.0, "change24h": 1.0, "volume": 1.0, "timestamp": now_ms + 3_600_000}
+        client.set("market:price:AUSDT", json.dumps(price), ex=60)
+        with pytest.raises(NoData, match="of the future"):
+            cache.price("AUSDT")
+        assert caplog.text.count("event=bad_data") == 2
+
+
 class TestAttempt:
     def test_a_failure_is_tried_again_ever_more_slowly(
         self, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch

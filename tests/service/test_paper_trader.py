@@ -21,7 +21,7 @@ from consumers.paper_trader import (
 from consumers.program import Failure
 from consumers.ta_service import SIGNALS_CHANNEL, Signal, State, state_key
 from redis_log import read_log
-from tests.candles import put_price
+from tests.candles import put_price, update
 from tests.support import RedisServer, lose_an_answer
 
 TICK = (update_channel("5m"), "{}")
@@ -34,6 +34,16 @@ def signal(
     length = candles * timeframe_ms(timeframe)
     made = Signal(symbol, timeframe, name, 1.0, length, 0, now_ms() - int(age_s * 1000))
     return SIGNALS_CHANNEL, json.dumps(made._asdict())
+
+
+POSITION = {
+    "timeframe": "1h",
+    "signal": "ribbon_up",
+    "quantity": 2.0,
+    "price": 50.0,
+    "opened": 1,
+    "exit_signal": "",
+}
 
 
 @pytest.fixture
@@ -286,6 +296,26 @@ class TestBook:
             '{"positions":[]}',
             '{"positions":{"A":{}}}',
             '{"positions":{},"gain":1}',
+            '{"positions":{},"revision":-1}',
+            '{"positions":{},"profit":true}',
+            *(
+                json.dumps({"positions": {symbol: POSITION | changes}})
+                for symbol, changes in [
+                    ("BTC<script>", {}),
+                    ("A", {}),
+                    ("AUSDT", {"timeframe": "5"}),
+                    ("AUSDT", {"timeframe": 5}),
+                    ("AUSDT", {"signal": "up"}),
+                    ("AUSDT", {"exit_signal": None}),
+                    ("AUSDT", {"quantity": "2.0"}),
+                    ("AUSDT", {"quantity": True}),
+                    ("AUSDT", {"quantity": 1e30}),
+                    ("AUSDT", {"price": 0}),
+                    ("AUSDT", {"opened": None}),
+                    ("AUSDT", {"opened": 1.5}),
+                    ("AUSDT", {"opened": 10**17}),
+                ]
+            ),
         ],
     )
     def test_something_else_in_its_place_ends_it_and_is_kept(self, client: Any, text: str) -> None:
@@ -301,6 +331,20 @@ class TestBook:
         text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0,"revision":1}'
         assert Book.from_json(text) == made
         assert made.changed("AUSDT", None, trades=2) == Book({}, 0.0, 2, 2)
+
+
+class TestBookIsKept:
+    def test_a_book_that_redis_lost_without_a_failure_is_written_again(
+        self, trader: PaperTrader, client: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        put_price(client, "AUSDT", 50.0)
+        trader.turn(signal("ribbon_up"))
+        before = client.get(POSITIONS_KEY)
+        for lose in (lambda: client.delete(POSITIONS_KEY), client.flushall):
+            lose()
+            trader.turn(("market:update:5m", update(["AUSDT"])))
+            assert client.get(POSITIONS_KEY) == before
+        assert "event=positions_lost positions=1" in caplog.text
 
 
 class TestTwoTraders:

@@ -140,7 +140,7 @@ class TestRefresh:
         update = heard.get_message(timeout=1)
         assert update["channel"] == "market:update:5m"
         body = json.loads(update["data"])
-        assert list(body) == ["timeframe", "symbols", "failed", "timestamp", "duration_ms"]
+        assert list(body) == ["timeframe", "symbols", "failed", "timestamp", "duration_ms", "db"]
         assert body["symbols"] == sorted(service.settings.symbols) and body["failed"] == []
         kinds = [entry["type"] for entry in read_log(fake)]
         assert kinds == ["publish"] + ["cache_write"] * 6
@@ -427,7 +427,7 @@ class BrokenRedis:
     """Wraps a client; its scripts and pipelines raise `error` if there is one."""
 
     def __init__(self, client: redis.Redis) -> None:
-        self.client = client
+        self.client, self.connection_pool = client, client.connection_pool
         self.error: Exception | None = None
 
     def pipeline(self, **options: Any) -> Any:

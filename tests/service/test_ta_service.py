@@ -155,6 +155,7 @@ class TestTurn:
         "text",
         [
             '{"candle":1}',
+            '{"candle":100000000000000000,"ribbon":"down","squeeze":null,"zone":null}',
             '{"candle":"x","ribbon":"down","squeeze":null,"zone":null}',
             '{"candle":1,"ribbon":"down","squeeze":null,"zone":null,"last_down":null}',
             "[" * 5000,

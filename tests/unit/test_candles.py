@@ -87,10 +87,11 @@ class TestUpdate:
 
     def test_of_all(self) -> None:
         both = Update.of_all([Update({"A", "B"}, set(), 1, 9), Update({"A"}, {"B"}, 2, 5)])
-        assert json.loads(both.json(timeframes=["5m", "1h"])) == {
+        assert json.loads(both.json(3, timeframes=["5m", "1h"])) == {
             "timeframes": ["5m", "1h"],
             "symbols": ["A"],
             "failed": ["B"],
             "timestamp": 2,
             "duration_ms": 9,
+            "db": 3,
         }

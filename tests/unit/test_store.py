@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from binance_answers import (
-    BadResponse,
     BinanceError,
     Idle,
     Listing,
+    Outdated,
     Retryable,
     Stopped,
     Ticker,
@@ -88,7 +88,7 @@ class TestTake:
         held = series(10)
         take(store, {A: held})
         assert take(store, {A: series(9)}).failed == {"AUSDT"}
-        assert store.held(A) is held and isinstance(store.failure(A), BadResponse)
+        assert store.held(A) is held and isinstance(store.failure(A), Outdated)
         now[0] += 21
         assert take(store, {A: series(9)}).failed == {"AUSDT"}
         store.forget()
