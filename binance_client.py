@@ -84,6 +84,17 @@ class BinanceClient:
         self._answers: Counter[str] = Counter()  # by HTTP status; "none" if no answer came
         self._last_refusal = ""
         self._clock_offset_s: float | None = None
+        self._used_weight: int | None = None
+
+    @property
+    def proxy(self) -> str:
+        """The URL of the proxy without credentials, "" if there is none."""
+        return self._adapter.proxy
+
+    @property
+    def ca_bundle(self) -> str:
+        """The file or folder of the CAs that are trusted."""
+        return self._adapter.ca_bundle
 
     def answers(self) -> dict[str, int]:
         """How many requests got each HTTP status; "none" counts those without an answer."""
@@ -100,6 +111,12 @@ class BinanceClient:
         while it is not known."""
         with self._lock:
             return self._clock_offset_s
+
+    def used_weight(self) -> int | None:
+        """The weight that this address had used in the exchange's current minute, as the last
+        answer that told it says; None if none did."""
+        with self._lock:
+            return self._used_weight
 
     def klines(
         self, symbol: str, timeframe: str, limit: int, give_up_at: float = math.inf
@@ -195,7 +212,11 @@ class BinanceClient:
 
     def _note_headers(self, response: requests.Response) -> None:
         """The weight that the exchange has counted, and its clock."""
-        self._limiter.observe(_header_int(response, "X-MBX-USED-WEIGHT-1M") or 0)
+        used_weight = _header_int(response, "X-MBX-USED-WEIGHT-1M")
+        if used_weight is not None:
+            self._limiter.observe(used_weight)
+            with self._lock:
+                self._used_weight = used_weight
         with suppress(KeyError, TypeError, ValueError):
             exchange_s = parsedate_to_datetime(response.headers["Date"]).timestamp()
             with self._lock:  # the header has whole seconds, cut off

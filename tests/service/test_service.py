@@ -477,7 +477,7 @@ class TestCommandLine:
         ("name", "value"),
         [
             ("BINANCE_BASE_URL", "https://api.binance.com"),
-            ("SYMBOLS", ""),
+            ("SYMBOLS", ","),
             ("HEALTH_PORT", "http"),
             ("CANDLE_LIMIT", "5000"),
             ("TIMEFRAMES", "7m:30:120"),
@@ -517,21 +517,6 @@ class TestCommandLine:
         done = run("--once", BINANCE_BASE_URL=exchange.url, REDIS_URL="redis://127.0.0.1:1/0")
         assert done.returncode == 1 and "NOT in Redis" in done.stdout
         assert "Traceback" not in done.stderr
-
-    def test_check(self, redis_server: RedisServer, exchange: Exchange) -> None:
-        environ = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": exchange.url}
-        done = run("--check", **environ)
-        assert (done.returncode, done.stdout.count("FAIL")) == (0, 0), done.stdout
-        exchange.halt("OPUSDT")
-        done = run("--check", SYMBOLS="BTCUSDT,OPUSDT,FOOUSDT", **environ)
-        assert done.returncode == 1
-        assert "OPUSDT is BREAK" in done.stdout and "FOOUSDT is unknown" in done.stdout
-        assert redis_server.client.dbsize() == 0
-
-    def test_check_of_nothing_there(self) -> None:
-        nowhere = {"BINANCE_BASE_URL": "http://127.0.0.1:1", "REDIS_URL": "redis://127.0.0.1:1/0"}
-        done = run("--check", **nowhere)
-        assert done.returncode == 1 and done.stdout.count("FAIL") == 2 and done.stderr == ""
 
     def test_version_and_help(self) -> None:
         assert re.fullmatch(r"coinex-market-data \d+\.\d+\.\d+\n", run("--version").stdout)
