@@ -9,7 +9,6 @@ timeouts end; and the handshakes behind an https:// proxy, as long as bytes keep
 from __future__ import annotations
 
 import io
-import ipaddress
 import math
 import os
 import socket
@@ -37,6 +36,7 @@ from urllib3.util import parse_url
 from urllib3.util.ssl_ import ALPN_PROTOCOLS, create_urllib3_context
 
 from connecting import Race, resolve, text_of
+from environment import is_loopback
 
 CA_BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
@@ -128,17 +128,10 @@ def network_reason(error: Exception) -> str:
 
 def _environ_proxy(url: str) -> str:
     host = urlsplit(url).hostname or ""
-    if _is_loopback(host):
+    if is_loopback(host):
         return ""
     proxy: Any = select_proxy(url, get_environ_proxies(url))
     return proxy if not proxy or "://" in proxy else f"http://{proxy}"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _without_credentials(proxy: str) -> str:

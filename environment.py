@@ -5,6 +5,7 @@ For the service and the consumers alike.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -72,6 +73,22 @@ def matching(pattern: str, accepted: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """A parser of host names, separated by commas; none is fine."""
+    names = tuple(name.strip().lower() for name in text.split(",")) if text else ()
+    if not all(re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?", name) for name in names):
+        raise ValueError("must be host names like trader.example.com,box.local")
+    return names
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine, by its loopback address or name."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 host_or_address = matching(r"[\w.:-]+", "a host or address")

@@ -6,7 +6,7 @@ Knows nothing of locks, Redis and the exchange: it asks nobody and waits for nob
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from binance_answers import TIMEFRAME_MS, Outdated
@@ -255,6 +255,8 @@ class HealthServer(JsonServer):
     """Serves `state()`, a pair of HTTP status and JSON object, at /health and as /metrics, and what
     `api` answers below /api/."""
 
-    def __init__(self, host: str, port: int, state: State, api: Api) -> None:
+    def __init__(
+        self, host: str, port: int, state: State, api: Api, names: Iterable[str] = ()
+    ) -> None:
         self.state, self.api = state, api
-        super().__init__(host, port, _HealthHandler)
+        super().__init__(host, port, _HealthHandler, names)

@@ -6,15 +6,19 @@ Knows nothing of the service; the dashboard serves its pages with it too.
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from journal import event
 
 # How long a client may say nothing before its first request, or in the middle of one.
 IDLE_TIMEOUT_S = 5.0
@@ -56,10 +60,11 @@ class JsonHandler(BaseHTTPRequestHandler):
         if body or self.request_version != "HTTP/1.1":
             self.close_connection = True  # the body is not read, and must not be the next request
         host = re.sub(r":[0-9]+$", "", self.headers.get("Host", "localhost")).lower()
-        if re.fullmatch(r"[0-9.]+|\[[0-9a-f:.]+\]", host) or host in OWN_NAMES:
+        if re.fullmatch(r"[0-9.]+|\[[0-9a-f:.]+\]", host) or host in self.server.names:
             return True
         self.close_connection = True
-        self.send_json(421, {"error": f"{host!r} is no name of this machine; use its address"})
+        what = f"{host!r} is no name of this machine; use its address, or set ALLOWED_HOSTS"
+        self.send_json(421, {"error": what})
         return False
 
     def send_json(self, status: int, body: dict[str, Any], **headers: str) -> None:
@@ -92,7 +97,8 @@ class JsonHandler(BaseHTTPRequestHandler):
 
 
 class JsonServer(ThreadingHTTPServer):
-    """Serves requests with `handler` at http://host:port, a thread each.
+    """Serves requests with `handler` at http://host:port, a thread each. `names` are further names
+    that a client may send as Host, say those of a reverse proxy.
 
     Listens at once (OSError if it cannot), answers between `start` and `stop`.
     """
@@ -101,11 +107,15 @@ class JsonServer(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, host: str, port: int, handler: type[JsonHandler]) -> None:
+    def __init__(
+        self, host: str, port: int, handler: type[JsonHandler], names: Iterable[str] = ()
+    ) -> None:
+        self.names = OWN_NAMES.union(names)
         # Guards _idle and _connections: the accepting thread adds, request threads remove.
         self._lock = threading.Lock()
         self._idle: dict[socket.socket, None] = {}  # connections without a request, oldest first
         self._connections = 0
+        self._short_of_threads = False  # only used by the accepting thread
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), handler)
         forever = partial(self.serve_forever, poll_interval=3600.0)  # stop() wakes it
@@ -145,7 +155,15 @@ class JsonServer(ThreadingHTTPServer):
             return
         if oldest:
             _shut_down(oldest)
-        super().process_request(request, client_address)
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError as error:  # the system has no thread left
+            self.shutdown_request(request)
+            if not self._short_of_threads:
+                event(logging.WARNING, "requests_refused", reason=error)
+            self._short_of_threads = True
+            return
+        self._short_of_threads = False
 
     def request_came(self, request: socket.socket) -> None:
         with self._lock:

@@ -379,7 +379,9 @@ def _listen(service: MarketData) -> HealthServer:
     host, port = service.settings.health_host, service.settings.health_port
     api = LocalApi(service.settings, service.store, service.other_leader)
     try:
-        server = HealthServer(host, port, service.health, api.answer)
+        server = HealthServer(
+            host, port, service.health, api.answer, service.settings.allowed_hosts
+        )
     except OSError as error:
         raise CannotRun(
             f"cannot listen on HEALTH_HOST={host} HEALTH_PORT={port}: {error.strerror}"

@@ -18,6 +18,7 @@ from environment import (
     Environment,
     SettingsError,
     decimal,
+    host_names,
     host_or_address,
     matching,
     message_log_key,
@@ -58,6 +59,7 @@ class Settings:
     refresh_offset_ms: int
     health_host: str
     health_port: int
+    allowed_hosts: tuple[str, ...]
     max_workers: int
     weight_limit: int
     message_log_key: str
@@ -81,6 +83,7 @@ class Settings:
             refresh_offset_ms=read("REFRESH_OFFSET_MS", "500", whole(0, 10_000)),
             health_host=read("HEALTH_HOST", "127.0.0.1", host_or_address),
             health_port=read("HEALTH_PORT", "8895", whole(0, 65535)),
+            allowed_hosts=read("ALLOWED_HOSTS", "", host_names),
             max_workers=read("MAX_WORKERS", "32", whole(1, 64)),
             weight_limit=read("WEIGHT_LIMIT", "1200", whole(20, 100_000)),
             message_log_key=read("MESSAGE_LOG_KEY", redis_log.DEFAULT_KEY, message_log_key),

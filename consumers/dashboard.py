@@ -18,7 +18,7 @@ import re
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
@@ -30,7 +30,7 @@ from consumers import live, program
 from consumers.live import Activity, Board, Events, Watch
 from consumers.market_cache import SYMBOL, NoData, now_ms, timeframe_ms
 from consumers.scanner import Scanner
-from environment import Environment, host_or_address, matching, whole
+from environment import Environment, host_names, host_or_address, matching, whole
 from http_server import JsonHandler, JsonServer
 from redis_log import TYPES, check_source, connect, read_log
 
@@ -93,7 +93,8 @@ class _Handler(JsonHandler):
     def end_headers(self) -> None:
         # The pages show whatever is in Redis as text. Should one ever fail to, the browser still
         # runs no script but ours.
-        self.send_header("Content-Security-Policy", "default-src 'self'; frame-ancestors 'none'")
+        policy = "default-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+        self.send_header("Content-Security-Policy", policy)
         self.send_header("X-Content-Type-Options", "nosniff")
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
@@ -123,7 +124,12 @@ class Dashboard(JsonServer):
     """Serves the pages and what they show. Listens at once (OSError if it cannot)."""
 
     def __init__(
-        self, host: str, port: int, connection: program.Connection, health_url: str
+        self,
+        host: str,
+        port: int,
+        connection: program.Connection,
+        health_url: str,
+        names: Iterable[str] = (),
     ) -> None:
         self.files = {path: STATIC / name for path, name in PAGES.items()}
         self.files |= {
@@ -151,7 +157,7 @@ class Dashboard(JsonServer):
             )
             for part in parts
         ]
-        super().__init__(host, port, _Handler)
+        super().__init__(host, port, _Handler, names)
 
     def start(self) -> None:
         for thread in self._workers:
@@ -260,6 +266,7 @@ _health_url = matching(r"https?://\S+", "like http://HOST:PORT/health")
 SETTINGS = """\
   DASHBOARD_HOST, DASHBOARD_PORT           127.0.0.1, 8896
   HEALTH_URL                               http://127.0.0.1:8895/health, of the service
+  ALLOWED_HOSTS                            none; names of this machine for browsers, comma-separated
 """
 
 
@@ -268,9 +275,10 @@ def main(env: Environment, _: argparse.Namespace) -> int:
     host = env.read("DASHBOARD_HOST", "127.0.0.1", host_or_address)
     port = env.read("DASHBOARD_PORT", "8896", whole(0, 65535))
     health_url = env.read("HEALTH_URL", "http://127.0.0.1:8895/health", _health_url)
+    names = env.read("ALLOWED_HOSTS", "", host_names)
     env.check()
     try:
-        server = Dashboard(host, port, connection, health_url)
+        server = Dashboard(host, port, connection, health_url, names)
     except OSError as error:
         problem = f"cannot listen on DASHBOARD_HOST={host} DASHBOARD_PORT={port}"
         raise program.Failure(f"{problem}: {error.strerror}") from error

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import redis
 
@@ -37,6 +38,7 @@ from consumers.market_cache import (
 )
 from consumers.scanner import score_key
 from consumers.ta_service import indicators_key
+from environment import is_loopback
 from redis_log import follow_log, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
@@ -46,6 +48,8 @@ HEALTH_TIMEOUT_S = 2.0  # the service answers from memory, so a slower answer is
 DEAD_AFTER_S = 3 * ALIVE_EVERY_S  # a consumer may be busy and give one sign of life late
 MAX_LISTENERS = 50  # each has a thread
 MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnects and reads anew
+# Of these messages, so that they take 16 MB for all listeners together.
+MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
 RETRY_S = 1.0  # after a failure of Redis, or a bug
 
 
@@ -53,6 +57,20 @@ class Listener(queue.Queue[bytes]):
     """The messages that wait for one listener."""
 
     dropped = False  # set once, by the publishing thread; a single flag needs no lock
+    waiting_bytes = 0
+
+    def _put(self, item: bytes) -> None:
+        super()._put(item)
+        self.waiting_bytes += len(item)
+
+    def _get(self) -> bytes:
+        item = super()._get()
+        self.waiting_bytes -= len(item)
+        return item
+
+    def has_room_for(self, message: bytes) -> bool:
+        """One message may wait, however large: it is the same object for all listeners."""
+        return self.empty() or self.waiting_bytes + len(message) <= MAX_WAITING_BYTES
 
 
 class Events:
@@ -69,6 +87,8 @@ class Events:
         with self._lock:
             for listener in list(self._listeners):
                 try:
+                    if not listener.has_room_for(message):
+                        raise queue.Full
                     listener.put_nowait(message)
                 except queue.Full:
                     listener.dropped = True
@@ -284,6 +304,10 @@ class Watch:
     ) -> None:
         self._client, self._log_key, self._health_url = client, log_key, health_url
         self._stopping = stopping
+        # A proxy of the environment is not for this machine.
+        of_here = is_loopback(urlsplit(health_url).hostname or "")
+        no_proxy = [urllib.request.ProxyHandler({})] if of_here else []
+        self._opener = urllib.request.build_opener(*no_proxy)
         # The last answers. One thread replaces the whole dict, so readers need no lock.
         self.state: dict[str, Any] = {
             "service": {"up": False, "error": "not asked yet", "health": None},
@@ -307,7 +331,7 @@ class Watch:
         url = self._health_url
         try:
             try:
-                answer = urllib.request.urlopen(url, timeout=HEALTH_TIMEOUT_S)
+                answer = self._opener.open(url, timeout=HEALTH_TIMEOUT_S)
             except urllib.error.HTTPError as error:
                 answer = error  # a 503 of the service has the same body
             with answer:

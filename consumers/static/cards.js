@@ -1,7 +1,17 @@
 // The cards of service, exchange and Redis on the status page: a state in a word or two, and the
 // figures and problems behind it. Asks nobody: it is handed parts of an answer of /api/status.
 
-import { badge, byId, clock, formatAge, formatNumber, formatTime, html, paint } from "./common.js";
+import {
+  badge,
+  byId,
+  clock,
+  formatAge,
+  formatNumber,
+  formatTime,
+  html,
+  paint,
+  parseTime,
+} from "./common.js";
 
 const SERVICE_LEVELS = { ok: "good", degraded: "warn", starting: "warn", down: "bad" };
 
@@ -44,10 +54,10 @@ function listProblems({ problems, unknown_symbols: unknown }) {
 
 /** What the exchange's card shows; changes each second during a hold. */
 function exchangeState(health) {
-  const { used_weight: used, weight_limit: limit, hold_until: until } = health.exchange;
-  const holdMs = until ? Date.parse(until) - clock.now() : 0;
-  const hold = until && `Until ${formatTime(Date.parse(until))} UTC, in ${formatAge(holdMs)}`;
-  return { used, limit, hold, reach: exchangeReach(health) };
+  const { used_weight: used, weight_limit: share, address_weight_limit: limit } = health.exchange;
+  const until = parseTime(health.exchange.hold_until);
+  const hold = until && `Until ${formatTime(until)} UTC, in ${formatAge(until - clock.now())}`;
+  return { used, limit: limit ?? share, hold, reach: exchangeReach(health) };
 }
 
 /** Level and words for a badge. The exchange counts as out of reach when every read of it fails. */

@@ -213,6 +213,12 @@ export function formatAge(durationMs) {
   return `${Math.floor(durationMs / DAY_MS)} d`;
 }
 
+/** ISO 8601 -> ms UTC; null if there is none, or no date. */
+export function parseTime(text) {
+  const ms = Date.parse(text ?? "");
+  return Number.isNaN(ms) ? null : ms;
+}
+
 /** ms UTC -> "03:07:30". */
 export function formatTime(ms) {
   return new Date(ms).toISOString().slice(11, 19);

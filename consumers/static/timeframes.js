@@ -11,6 +11,7 @@ import {
   html,
   missing,
   paint,
+  parseTime,
   setText,
   splitSymbol,
 } from "./common.js";
@@ -33,10 +34,10 @@ export function showTimeframes(answer) {
 
 function partsOfHealth({ prices, timeframes, symbols }) {
   const parts = Object.entries({ prices, ...timeframes });
-  return parts.map(([name, { last_success: success, fresh, candles, failing }]) => ({
+  return parts.map(([name, { last_success: success, fresh, expected, candles, failing }]) => ({
     name,
-    at: success ? Date.parse(success) : null,
-    fresh: `${fresh} of ${symbols}`,
+    at: parseTime(success),
+    fresh: `${fresh} of ${expected ?? symbols}`,
     candles: candles ?? null,
     failing: groupByReason(failing),
   }));

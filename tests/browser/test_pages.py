@@ -438,12 +438,21 @@ class TestCards:
         def weight_agrees() -> bool:
             used = system.get("/api/status")["service"]["health"]["exchange"]["used_weight"]
             meter = page.locator("#exchange meter")
-            words = f"{used:,} of 1,200"
+            words = f"{used:,} of 6,000"
             return words in page.locator("#exchange").inner_text() and used == float(
                 meter.get_attribute("value") or "nan"
             )
 
         until(weight_agrees, SOON_S, 0.05)
+
+    def test_a_date_that_is_none_is_missing(self, status: OpenStatus, system: System) -> None:
+        answer = system.get("/api/status")
+        health = answer["service"]["health"]
+        health["prices"]["last_success"] = health["exchange"]["hold_until"] = "yesterday"
+        page = status()
+        page.route("**/api/status*", lambda route: route.fulfill(json=answer))
+        expect(page.locator("tr[data-part='prices'] [data-label=Age]")).to_have_text("")
+        expect(page.locator("#exchange")).not_to_contain_text("Until")
 
     def test_timeframes(self, status: OpenStatus, system: System) -> None:
         page = status()

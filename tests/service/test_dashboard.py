@@ -24,6 +24,7 @@ from consumers.live import Activity, Board, Events, Watch
 from consumers.market_cache import ALIVE_KEY, now_ms, ohlcv_key
 from consumers.program import Connection
 from consumers.ta_service import indicators_key
+from demo.exchange import Exchange
 from redis_log import DEFAULT_KEY, SOURCES, TYPES, LoggedRedis
 from tests.candles import put_candles, put_price, update, walk
 from tests.support import RedisServer, free_port, until
@@ -469,6 +470,16 @@ class TestEvents:
                 quick.get_nowait()
             assert slow.dropped and not quick.dropped
 
+    def test_what_waits_for_all_is_bounded_in_bytes(self) -> None:
+        events = Events()
+        with events.listener() as slow, events.listener() as quick:
+            assert slow and quick
+            for _ in range(2):  # each larger than the bound; one may wait
+                events.publish("log", "x" * live.MAX_WAITING_BYTES)
+                quick.get_nowait()
+            assert slow.dropped and not quick.dropped and quick.waiting_bytes == 0
+        assert live.MAX_WAITING_BYTES * live.MAX_LISTENERS <= 16_000_000
+
     def test_a_stop_cuts_everybody_off(self, redis_server: RedisServer) -> None:
         with dashboard_on(redis_server.url) as server:
             stream = EventStream(server)
@@ -477,6 +488,18 @@ class TestEvents:
     def test_head_ends_at_once(self, idle: Dashboard) -> None:
         answer, body = request(idle, "/api/events", "HEAD")
         assert (answer.status, body) == (200, b"")
+
+
+class TestWatch:
+    def test_no_proxy_is_asked_for_this_machine(
+        self, redis_server: RedisServer, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, NOWHERE)
+        for url in (f"{exchange.url}/api/v3/time", NOWHERE):
+            watch = live.Watch(redis_server.client, DEFAULT_KEY, url, threading.Event())
+            watch.turn()
+            assert watch.state["service"]["up"] == (url != NOWHERE)
 
 
 class TestServer:
@@ -489,7 +512,8 @@ class TestServer:
             answer, body = request(idle, path)
             assert answer.status == 200 and len(body) > 100
             assert answer.headers["Content-Type"].startswith(kind)
-            assert "default-src 'self'" in answer.headers["Content-Security-Policy"]
+            policy = answer.headers["Content-Security-Policy"]
+            assert "default-src 'self'; base-uri 'none'" in policy
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert "Access-Control-Allow-Origin" not in answer.headers
         linked = set()

@@ -84,6 +84,17 @@ class TestHost:
         status, body = get(server.server_address[1], "/health", host)
         assert status == 421 and "use its address" in body["error"]
 
+    def test_names_that_are_allowed_are_answered(self) -> None:
+        names = ("trader.example", "box.local")
+        server = HealthServer("127.0.0.1", 0, lambda: (200, {}), no_api, names)
+        server.start()
+        port = server.server_address[1]
+        try:
+            assert [get(port, "/health", f"{name}:80")[0] for name in names] == [200, 200]
+            assert get(port, "/health", "example")[0] == 421
+        finally:
+            server.stop()
+
     def test_no_host_at_all_is_an_old_client(self, server: HealthServer) -> None:
         answer = talk(server.server_address[1], b"GET /health HTTP/1.0\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 200 ")
@@ -178,6 +189,7 @@ class TestKeptConnections:
         server: HealthServer,
         monkeypatch: pytest.MonkeyPatch,
         capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 2)
         port = server.server_address[1]
@@ -194,7 +206,8 @@ class TestKeptConnections:
         for kept in both:
             kept.request("GET", "/health")
             assert kept.getresponse().read()
-        assert "can't start new thread" in capfd.readouterr().err
+        assert caplog.messages == ['event=requests_refused reason="can\'t start new thread"']
+        assert capfd.readouterr().err == ""
 
     def test_who_is_silent_the_longest_makes_room(
         self, server: HealthServer, monkeypatch: pytest.MonkeyPatch

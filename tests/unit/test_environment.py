@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from environment import Environment, SettingsError, decimal, matching, redis_url, whole
+from environment import (
+    Environment,
+    SettingsError,
+    decimal,
+    host_names,
+    matching,
+    redis_url,
+    whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -15,6 +23,7 @@ from environment import Environment, SettingsError, decimal, matching, redis_url
         (whole(1, 64), "32", 32, ["0", "65", "1.0", "-1", "", "x", "1e1", "٣", "9" * 12]),
         (decimal(0.1, 60), "2.5", 2.5, ["0", "60.1", "nan", "inf", "1e1", ".5", "", "-1"]),
         (matching("[a-z]+", "small letters"), "ab", "ab", ["aB", "", "a\n"]),
+        (host_names, "Box.local, a", ("box.local", "a"), ["a b", "a,,b", "a:80", "http://a", ".a"]),
         (
             redis_url,
             "redis://h/1",
