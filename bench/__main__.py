@@ -20,12 +20,15 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from bench import local_api, phases, report
 from bench.measure import ROOT, Stage
 from bench.phases import say
 from bench.programs import BEFORE, CONTENDERS, QUICK, SERVICE
+from bench.tls import TRANSPORTS, issue
 from embedded_redis import executable
 
 RESULTS = ROOT / "docs" / "benchmarks.json"
@@ -74,22 +77,8 @@ def steady_start(now_s: float) -> int:
 
 
 def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) -> Iterator[None]:
-    """Measure cold fills, refreshes and the rest into `results`, one step per iteration. The first
-    run of fills and refreshes is discarded: it warms files and caches."""
-    fill: dict[str, list[float]] = {contender.key: [] for contender in CONTENDERS}
-    refresh: dict[str, list[float]] = {}
-    results |= {"fill": fill, "refresh": refresh}
-    for run in range(runs + 1):
-        say(f"cold fills, run {run} of {runs}" + " (thrown away)" * (run == 0))
-        for contender in CONTENDERS:
-            seconds = phases.cold_fill(contender, stages[contender.key])
-            fill[contender.key] += [seconds] * (run > 0)
-        yield
-    for contender in CONTENDERS:
-        say(f"refreshes of {contender.title}")
-        times = phases.refresh_times(contender, stages[contender.key], runs + 1)
-        refresh[contender.key] = times[1:]
-        yield
+    """Measure cold fills, refreshes and the rest into `results`, one step per iteration."""
+    yield from fills_and_refreshes(stages, runs, results)
     say("the local API")
     results["local_api"] = local_api.measure(stages[SERVICE.key])
     yield
@@ -97,11 +86,41 @@ def one_at_a_time(stages: dict[str, Stage], runs: int, results: report.Results) 
     results["log_ms"] = phases.log_query_ms(stages[SERVICE.key])
 
 
+def fills_and_refreshes(
+    stages: dict[str, Stage], runs: int, results: report.Results
+) -> Iterator[None]:
+    """Measure these, with TLS and without, into `results["alone"]`, one step per iteration. The
+    first run is discarded: it warms files and caches."""
+    alone: dict[str, dict[str, Any]] = {
+        transport: {contender.key: {"fill_s": [], "peak_mb": []} for contender in CONTENDERS}
+        for transport in TRANSPORTS
+    }
+    results["alone"] = alone
+    for run in range(runs + 1):
+        say(f"cold fills, run {run} of {runs}" + " (thrown away)" * (run == 0))
+        for contender in CONTENDERS:
+            for transport in TRANSPORTS:  # in turn: the speed of a machine changes with the hour
+                fill = phases.cold_fill(contender, stages[contender.key], transport)
+                if run:
+                    alone[transport][contender.key]["fill_s"].append(fill.seconds)
+                    alone[transport][contender.key]["peak_mb"].append(fill.peak_mb)
+            yield
+    for contender, transport in product(CONTENDERS, TRANSPORTS):
+        say(f"refreshes of {contender.title}, {transport}")
+        found = phases.refreshes(contender, stages[contender.key], runs + 1, transport)
+        alone[transport][contender.key] |= {
+            "refresh_s": found.seconds[1:],
+            "refresh_cpu_s": found.cpu_s,
+        }
+        yield
+
+
 def whole(stack: ExitStack, folder: Path, runs: int) -> report.Results:
     """Measure everything; steps that fit in before the window of steady state run first."""
     say("preparing the exchanges")
     results: report.Results = {"machine": machine()}
-    stages = {c.key: Stage(stack, folder, c.key) for c in CONTENDERS}
+    certificate = issue(folder)
+    stages = {c.key: Stage(stack, folder, c.key, certificate=certificate) for c in CONTENDERS}
     for stage in stages.values():
         stage.wait()
     steps = one_at_a_time(stages, runs, results)

@@ -4,6 +4,7 @@ The real exchange has more power than one core of this machine. So closed candle
 and the time to make an answer counts as part of its latency; otherwise a contender that requests
 whole series would mostly wait for Python to encode JSON. GET /sim/requests also has "kinds": the
 number of requests and the bytes of their answers, headers included, by path, timeframe and limit.
+Those over TLS count alike, without what TLS adds.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import argparse
 import json
 import random
 import signal
+import ssl
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from demo import market
 from demo.exchange import Exchange
 from demo.faults import Fault, Reply
 from demo.rules import Call
+from demo.server import Options, Server
 
 WHOLE = 500  # candles prepared per series
 
@@ -100,21 +104,38 @@ class PreparedExchange(Exchange):
         return texts
 
 
+@contextmanager
+def over_tls(exchange: Exchange, chain: str, key: str) -> Iterator[str]:
+    """Serves `exchange` over TLS, too, at the URL that it yields; `chain` and `key` are files."""
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(chain, key)
+    server = Server(("127.0.0.1", 0), exchange, Options(tls))
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.stop()
+
+
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C; prints the URL once everything is prepared."""
+    """Serve until SIGTERM or Ctrl-C; prints the URL once everything is prepared, and after a space
+    that over TLS, if there is one."""
     parser = argparse.ArgumentParser(prog="python -m bench.exchange")
     parser.add_argument("--symbols", type=int, default=len(market.DEFAULT_SYMBOLS))
     parser.add_argument("--latency-ms", type=float, default=50.0)
     parser.add_argument("--jitter-ms", type=float, default=10.0)
     parser.add_argument("--prepare", default="5m,1h,4h", help="timeframes")
+    parser.add_argument("--tls", nargs=2, metavar=("CHAIN", "KEY"), help="files; serves https too")
     args = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
     symbols = market.symbols(args.symbols)
     exchange = PreparedExchange(symbols, args.latency_ms, args.jitter_ms)
     exchange.prepare(symbols, args.prepare.split(","))
-    with exchange:
-        print(exchange.url, flush=True)
+    with ExitStack() as stack:
+        urls = [stack.enter_context(exchange).url]
+        if args.tls:
+            urls.append(stack.enter_context(over_tls(exchange, *args.tls)))
+        print(*urls, flush=True)
         threading.Event().wait()
 
 

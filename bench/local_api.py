@@ -92,7 +92,7 @@ def measure(stage: Stage) -> dict[str, Any]:
     [run] = SERVICE.runs(DEFAULTS)
     found: dict[str, Any] = {}
     with run.start(stage, HEALTH_PORT=str(port)) as service:
-        while stage.client.dbsize() < 118:  # 87 series, 29 prices, the log and the lease
+        while stage.client.dbsize() < 119:  # 87 series, 29 prices, the log, the lease and its term
             service.check()
             time.sleep(0.05)
         for name, rate, seconds in (("paced", RATE, PACED_S), ("free", 0, FREE_S)):

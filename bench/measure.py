@@ -24,6 +24,7 @@ import hiredis
 import psutil
 import redis
 
+from bench.tls import PLAIN, TRANSPORTS, Certificate
 from embedded_redis import executable
 
 ROOT = Path(__file__).parent.parent
@@ -204,7 +205,10 @@ class Proxy(socketserver.ThreadingTCPServer):
 
 
 class Stage:
-    """An exchange and a Redis for one contender only, so that all counts are its own."""
+    """An exchange and a Redis for one contender only, so that all counts are its own.
+
+    With a `certificate` the exchange is reached over TLS as well.
+    """
 
     def __init__(
         self,
@@ -214,6 +218,7 @@ class Stage:
         *,
         symbols: int = 29,
         prepare: str = "5m,1h,4h",
+        certificate: Certificate | None = None,
     ) -> None:
         self.folder, self.name, self._stack = folder, name, stack
         arguments = [
@@ -225,9 +230,13 @@ class Stage:
             "--prepare",
             prepare,
         ]
+        self._trusted: dict[str, str] = {}
+        if certificate:
+            arguments += ["--tls", str(certificate.chain), str(certificate.key)]
+            self._trusted = certificate.trusted
         log = folder / f"exchange-{name}.log"
         self._exchange = stack.enter_context(Program(log, arguments, answers=True))
-        self._url = ""
+        self._urls: dict[str, str] = {}  # by transport
         self._port = free_port()
         command = [
             executable(),
@@ -260,12 +269,12 @@ class Stage:
 
     def wait(self) -> None:
         """Wait until the exchange is prepared."""
-        self._url = self._url or self._exchange.line()
+        if not self._urls:
+            self._urls = dict(zip(TRANSPORTS, self._exchange.line().split(), strict=False))
 
-    @property
-    def exchange_url(self) -> str:
+    def exchange_url(self, transport: str = PLAIN) -> str:
         self.wait()
-        return self._url
+        return self._urls[transport]
 
     @property
     def log(self) -> Path:
@@ -274,20 +283,26 @@ class Stage:
 
     def totals(self) -> dict[str, Any]:
         """The counts of the exchange; see GET /sim/requests, and `bench.exchange` for kinds."""
-        with urllib.request.urlopen(f"{self.exchange_url}/sim/requests", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.exchange_url()}/sim/requests", timeout=30) as answer:
             totals: dict[str, Any] = json.load(answer)
         return totals
 
     def start(
-        self, arguments: Sequence[str], environ: Mapping[str, str], *, counted: bool = False
+        self,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        *,
+        transport: str = PLAIN,
+        counted: bool = False,
     ) -> Program:
         """Start a program of the contender; if `counted`, it reaches Redis through the proxy."""
-        redis_url = self.proxy.url if counted else self.redis_url
+        url = self.exchange_url(transport)
         both = {
-            "EXCHANGE_URL": self.exchange_url,
-            "BINANCE_BASE_URL": self.exchange_url,
-            "REDIS_URL": redis_url,
+            "EXCHANGE_URL": url,
+            "BINANCE_BASE_URL": url,
+            "REDIS_URL": self.proxy.url if counted else self.redis_url,
             "HEALTH_PORT": "0",
+            **self._trusted,
         }
         return Program(self.log, [sys.executable, *arguments], {**both, **environ})
 

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.hour import (
     an_hour,
@@ -26,8 +26,10 @@ from bench.hour import (
 )
 from bench.measure import Program, Publishes, Stage
 from bench.programs import BEFORE, LIMIT, QUICK, SERVICE, SYMBOLS, Contender, Run, Schedule
+from bench.tls import PLAIN
 from demo import market
 from redis_log import LoggedRedis, connect, read_log
+from settings import LISTING_WEIGHT
 
 STARTED_AT_S = 4.0  # after a tick, to keep contenders apart from the service and each other
 WINDOW_AFTER_S = 56.0  # by then all have started
@@ -99,7 +101,8 @@ class Steady:
         cpu_s = self._cpu_s * hourly.total() / seen
         if self.contender == SERVICE:
             more_requests, more_sent = hourly_extras(first, kinds)
-            requests, sent, weight = requests + more_requests, sent + more_sent, weight + 10
+            requests, sent = requests + more_requests, sent + more_sent
+            weight += LISTING_WEIGHT
             cpu_s += self._fill_cpu_s  # includes the start, so more than the hourly read
         return {
             "requests_h": requests,
@@ -176,14 +179,20 @@ def delays(log: Path) -> list[float]:
 # --- times, one contender at a time ---
 
 
-def cold_fill(contender: Contender, stage: Stage) -> float:
-    """Seconds from the start of its programs until the last series is in Redis and published."""
+class Fill(NamedTuple):
+    """From the start of a contender's programs until the last series is in Redis and published."""
+
+    seconds: float
+    peak_mb: float
+
+
+def cold_fill(contender: Contender, stage: Stage, transport: str = PLAIN) -> Fill:
     stage.client.flushall()
     with ExitStack() as stack:
         publishes = stack.enter_context(Publishes(stage))
         runs = contender.runs()
         missing = set.union(*(run.channels() for run in runs))
-        programs = [stack.enter_context(run.start(stage)) for run in runs]
+        programs = [stack.enter_context(run.start(stage, transport=transport)) for run in runs]
         at = 0.0
         while missing:
             heard = publishes.next(within_s=60)
@@ -191,8 +200,9 @@ def cold_fill(contender: Contender, stage: Stage) -> float:
                 raise RuntimeError(f"{contender.title}: no {missing} within 60 s")
             missing.discard(heard[0])
             at = heard[1]
+        peak_mb = sum(program.peak_mb() for program in programs)
         _check_filled(runs, stage)
-        return at - programs[0].started_at
+        return Fill(at - programs[0].started_at, peak_mb)
 
 
 def _check_filled(runs: Iterable[Run], stage: Stage) -> None:
@@ -205,17 +215,32 @@ def _check_filled(runs: Iterable[Run], stage: Stage) -> None:
                 raise RuntimeError(f"{run.module}: {name} has {counts} candles a series")
 
 
-def refresh_times(contender: Contender, stage: Stage, times: int) -> list[float]:
-    """Seconds from the first request of a refresh until its publish arrives, for several refreshes
-    of 29 symbols in one timeframe."""
+class Refreshes(NamedTuple):
+    """Several refreshes of 29 symbols in one timeframe: the seconds of each, from its first request
+    until its publish arrives, and the CPU time of one, what the program does in between included.
+    """
+
+    seconds: list[float]
+    cpu_s: float
+
+
+def refreshes(contender: Contender, stage: Stage, times: int, transport: str = PLAIN) -> Refreshes:
     every_s = 4 if contender.module in ("before", "ccxt_sync") else 2
     run = Run(contender.module, {"5m": (every_s, 60)}, contender.runs()[0].prefix, contender.option)
     stage.client.flushall()
-    with Publishes(stage) as publishes, run.start(stage):
-        heard = [publishes.next(within_s=30) for _ in range(times + 1)]
-    ends = [publish[1] for publish in heard if publish]
+    with Publishes(stage) as publishes, run.start(stage, transport=transport) as program:
+        ends, filled_cpu_s = [_publish_at(publishes)], program.cpu_s()
+        ends += [_publish_at(publishes) for _ in range(times)]
+        cpu_s = program.cpu_s() - filled_cpu_s
     asked = [r["at"] for r in stage.totals()["requests"] if "exchangeInfo" not in r["path"]]
-    return spans(asked, ends)
+    return Refreshes(spans(asked, ends), cpu_s / times)
+
+
+def _publish_at(publishes: Publishes) -> float:
+    heard = publishes.next(within_s=30)
+    if heard is None:
+        raise RuntimeError("no refresh within 30 s")
+    return heard[1]
 
 
 def spans(asked: Sequence[float], ends: Sequence[float]) -> list[float]:
@@ -290,7 +315,11 @@ class Together:
         in epoch seconds."""
         starts = [start for place in range(len(self._contenders)) for start in self._starts(place)]
         for n, own in self._grown.items():
-            environ = {"SYMBOLS": ",".join(market.symbols(n)), "REFRESH_OFFSET_MS": "10000"}
+            environ = {
+                "SYMBOLS": ",".join(market.symbols(n)),
+                "REFRESH_OFFSET_MS": "10000",
+                "LOG_LEVEL": "DEBUG",  # also says refreshes that updated nothing
+            }
             starts.append((0.0, partial(own.start, self._stack, SERVICE.runs(), **environ)))
         starts.append((FILLED_AFTER_S, self._steady[SERVICE.key].filled))
         for after_s, start in sorted(starts, key=lambda each: each[0]):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.measure import Program, Stage
+from bench.tls import PLAIN
 from demo import market
 
 SYMBOLS = 29
@@ -25,7 +26,9 @@ class Run:
     prefix: str
     option: str = ""
 
-    def start(self, stage: Stage, *, counted: bool = False, **environ: str) -> Program:
+    def start(
+        self, stage: Stage, *, transport: str = PLAIN, counted: bool = False, **environ: str
+    ) -> Program:
         parts = [f"{name}:{every}:{ttl}" for name, (every, ttl) in self.schedule.items()]
         ours = self.module == "market_data.py"
         env = {
@@ -38,7 +41,7 @@ class Run:
         if ours:
             env["MALLOC_ARENA_MAX"] = "2"  # as the systemd unit sets it
         arguments = [self.module] if ours else ["-m", f"bench.contenders.{self.module}"]
-        return stage.start(arguments, {**env, **environ}, counted=counted)
+        return stage.start(arguments, {**env, **environ}, transport=transport, counted=counted)
 
     def channels(self) -> set[str]:
         return {f"{self.prefix}:update:{name}" for name in self.schedule}

@@ -1,8 +1,9 @@
 """Figures, bars and tables from the measurements, and docs/benchmarks.md with its two plots.
 
-`Results` are the measurements of `python -m bench`, as JSON: "fill" and "refresh" (seconds of each
-run), "fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by contender;
-"growth" by number of symbols; "local_api" (see bench.local_api.measure), "log_ms", "machine".
+`Results` are the measurements of `python -m bench`, as JSON: "alone" (fills and refreshes, first by
+transport), "fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by
+contender; "growth" by number of symbols; "local_api" (see bench.local_api.measure), "log_ms",
+"machine".
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 from bench.local_api import CLIENTS, RATE
 from bench.measure import ROOT, percentile
 from bench.programs import BEFORE, CONTENDERS, SERVICE
+from bench.tls import PLAIN, TLS
 
 Results = dict[str, Any]
 OWN_WEIGHT_LIMIT = 1200  # the default of WEIGHT_LIMIT
@@ -55,11 +57,26 @@ def figures(results: Results, key: str) -> dict[str, float]:
     steady, fresh = results["steady"][key], results["fresh"].get(key, [])
     found = {name: value for name, value in steady.items() if name in FIGURES}
     found["mb_h"] = steady["bytes_h"] / 1e6
-    found["fill"] = statistics.median(results["fill"][key])
-    found["refresh"] = 1000 * statistics.median(results["refresh"][key])
+    alone = results["alone"][PLAIN][key]
+    found["fill"] = statistics.median(alone["fill_s"])
+    found["refresh"] = 1000 * statistics.median(alone["refresh_s"])
     for name, share in (("fresh50", 0.5), ("fresh99", 0.99)):
         found[name] = percentile(fresh, share) if fresh else float("nan")
     return {name: found[name] for name in FIGURES}
+
+
+class Costs(NamedTuple):
+    """What a contender needs by itself, with TLS or without; medians."""
+
+    fill_s: float
+    cpu_ms: float  # of a refresh
+    peak_mb: float  # until the end of the cold fill
+
+
+def costs(results: Results, transport: str, key: str) -> Costs:
+    alone = results["alone"][transport][key]
+    fill_s, peak_mb = (statistics.median(alone[name]) for name in ("fill_s", "peak_mb"))
+    return Costs(fill_s, 1000 * alone["refresh_cpu_s"], peak_mb)
 
 
 class Bar(NamedTuple):
@@ -82,6 +99,19 @@ class Bar(NamedTuple):
 
 def bars(results: Results) -> list[Bar]:
     """The project's own bars, in the order in which they were set."""
+    return [*_first_bars(results), *_tls_bars(results)]
+
+
+def _tls_bars(results: Results) -> list[Bar]:
+    plain, tls = (costs(results, transport, SERVICE.key) for transport in (PLAIN, TLS))
+    return [
+        Bar("over TLS: cold fill, of that without", 1.3, tls.fill_s / plain.fill_s),
+        Bar("over TLS: CPU of a refresh, of that without", 1.3, tls.cpu_ms / plain.cpu_ms),
+        Bar("over TLS: more peak memory", 5, tls.peak_mb - plain.peak_mb, " MB"),
+    ]
+
+
+def _first_bars(results: Results) -> list[Bar]:
     all_ = {key: figures(results, key) for key in results["steady"]}
     ours, before = all_[SERVICE.key], all_[BEFORE.key]
     others = [found for key, found in all_.items() if key != SERVICE.key]
@@ -156,11 +186,40 @@ def absolute_table(results: Results) -> str:
     for key in results["steady"]:
         its = figures(results, key)
         cells = {name: format(its[name], figure.written) for name, figure in FIGURES.items()}
-        cells["fill"] = spread(results["fill"][key], ".2f")
-        cells["refresh"] = spread([1000 * s for s in results["refresh"][key]], ".0f")
+        alone = results["alone"][PLAIN][key]
+        cells["fill"] = spread(alone["fill_s"], ".2f")
+        cells["refresh"] = spread([1000 * s for s in alone["refresh_s"]], ".0f")
         rows.append([TITLES[key], *cells.values()])
     names = [f"{figure.name}, {figure.unit}" for figure in FIGURES.values()]
     return table(["", *names], rows)
+
+
+def tls_table(results: Results) -> str:
+    """Each contender over TLS, and beside itself without."""
+    rows = []
+    for key in results["steady"]:
+        plain, tls = (costs(results, transport, key) for transport in (PLAIN, TLS))
+        rows.append(
+            [
+                TITLES[key],
+                spread(results["alone"][TLS][key]["fill_s"], ".2f"),
+                f"{tls.fill_s / plain.fill_s:.2f}",
+                f"{tls.cpu_ms:.0f}",
+                f"{tls.cpu_ms / plain.cpu_ms:.2f}",
+                f"{tls.peak_mb:.0f}",
+                f"{tls.peak_mb - plain.peak_mb:+.1f}",
+            ]
+        )
+    head = [
+        "over TLS",
+        "cold fill, s",
+        "times that without",
+        "CPU of a refresh, ms",
+        "times that without",
+        "peak memory of the fill, MB",
+        "more than without",
+    ]
+    return table(head, rows)
 
 
 def local_table(results: Results) -> str:
@@ -241,6 +300,10 @@ def page_text(results: Results) -> str:
 
 {absolute_table(results)}
 
+### Over TLS
+
+{tls_table(results)}
+
 ### The local API
 
 {local_table(results)}
@@ -249,7 +312,7 @@ def page_text(results: Results) -> str:
 
 {growth_table(results)}
 
-Dashed in the plots: the exchange's limit of weight, and the bars of CPU and memory, which end at
+Dashed in the plots: the default of `WEIGHT_LIMIT`, and the bars of CPU and memory, which end at
 {PROMISED} symbols.
 
 ![Weight, CPU and memory against symbols](benchmarks-growth.svg)

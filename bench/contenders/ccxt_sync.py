@@ -9,7 +9,8 @@ from bench.contenders import Job, Timeframe, keep, point_at, unified
 def main() -> None:
     job = Job.from_env()
     client = redis.Redis.from_url(job.redis_url)
-    exchange = ccxt.binanceus({"enableRateLimit": True})
+    # Without trust in the environment it ignores REQUESTS_CA_BUNDLE.
+    exchange = ccxt.binanceus({"enableRateLimit": True, "requests_trust_env": True})
     point_at(exchange, job.exchange_url)
     exchange.load_markets()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from bench.exchange import PreparedExchange
+import pytest
+import requests
+
+from bench.exchange import PreparedExchange, over_tls
 from bench.local_api import load
+from bench.tls import issue
 from demo import market
 from demo.exchange import Exchange
 from health import HealthServer
@@ -27,6 +31,23 @@ def test_the_prepared_exchange_answers_as_the_other_one() -> None:
         now += 3600
     kinds = prepared.totals["kinds"]
     assert kinds["klines 1h 500"][0] == 2 and kinds["klines 1h 500"][1] > 100_000
+
+
+def test_over_tls_the_exchange_is_the_same_and_its_bundle_has_all_cas(tmp_path: Path) -> None:
+    certificate = issue(tmp_path)
+    exchange = PreparedExchange(["BTCUSDT"], 0, 0)
+    path = "/api/v3/klines?symbol=BTCUSDT&interval=1d&limit=3"
+    with exchange, over_tls(exchange, str(certificate.chain), str(certificate.key)) as url:
+        answers = [
+            requests.get(base + path, verify=verify, timeout=10).json()[:2]
+            for base, verify in ((exchange.url, True), (url, str(certificate.bundle)))
+        ]
+        with pytest.raises(requests.exceptions.SSLError):
+            requests.get(url, verify=requests.certs.where(), timeout=10)
+    assert answers[0] == answers[1] != []
+    assert exchange.totals["kinds"]["klines 1d 3"][0] == 2
+    assert certificate.trusted["SSL_CERT_FILE"] == str(certificate.bundle)
+    assert certificate.bundle.read_text().count("BEGIN CERTIFICATE") > 100
 
 
 def test_clients_of_the_local_api_count_whole_answers() -> None:

@@ -124,7 +124,8 @@ def test_a_job_is_read_from_the_environment() -> None:
 
 def results() -> dict[str, Any]:
     """Figures of the service, of two contenders that need two and three times as much of
-    everything, and of the service with more symbols."""
+    everything, a quarter more of it over TLS, and of the service with more symbols."""
+    keys = ("service", "aiohttp", "before")
 
     def steady(times: int) -> dict[str, float]:
         return {
@@ -135,6 +136,17 @@ def results() -> dict[str, Any]:
             "peak_mb": 40.0 * times,
             "turns": times,
             "commands": 60.0 * times,
+        }
+
+    def alone(times: float) -> dict[str, Any]:
+        return {
+            key: {
+                "fill_s": [1.0 * n * times, 1.2 * n * times],
+                "peak_mb": [39.0 * times, 40.0 * times, 41.0 * times],
+                "refresh_s": [0.1 * n * times],
+                "refresh_cpu_s": 0.08 * n * times,
+            }
+            for n, key in enumerate(keys, 1)
         }
 
     growth = {
@@ -150,12 +162,10 @@ def results() -> dict[str, Any]:
         "refused": 0,
     }
     many = {"cpu_share": 0.3, "peak_mb": 200.0, "failed": 261, "skipped": 1, "refused": 2}
-    keys = ("service", "aiohttp", "before")
     return {
         "machine": "a machine",
         "log_ms": [10.0, 20.0],
-        "fill": {key: [1.0 * n, 1.2 * n] for n, key in enumerate(keys, 1)},
-        "refresh": {key: [0.1 * n] for n, key in enumerate(keys, 1)},
+        "alone": {"plain": alone(1.0), "tls": alone(1.25)},
         "fresh": {key: [1.0 * n, 1.1 * n] for n, key in enumerate(keys, 1)},
         "steady": {key: steady(n) for n, key in enumerate(keys, 1)},
         "growth": {"100": growth, "350": growth | many},
@@ -187,6 +197,16 @@ def test_bars() -> None:
     assert bars["refresh, of the fastest other"].wanted == 0.8
     assert bars["peak memory"].cells() == ["peak memory", "≤ 65 MB", "40 MB", "met"]
     assert not report.Bar("unknown", 1, math.nan).met
+
+
+def test_bars_over_tls() -> None:
+    found = results()
+    bars = [bar for bar in report.bars(found) if bar.what.startswith("over TLS")]
+    assert [bar.cells() for bar in bars] == [
+        ["over TLS: cold fill, of that without", "≤ 1.3", "1.25", "met"],
+        ["over TLS: CPU of a refresh, of that without", "≤ 1.3", "1.25", "met"],
+        ["over TLS: more peak memory", "≤ 5 MB", "10 MB", "**NOT met**"],
+    ]
 
 
 def test_bars_for_more_symbols_end_at_100() -> None:
@@ -237,6 +257,7 @@ def test_the_page_keeps_what_is_around_the_figures(
         assert text.startswith("before\n") and text.endswith("\nafter\n") and "earlier" not in text
         assert "| aiohttp, 100 connections | 2 | 2 |" in text
         assert "| this service | 1.10 (1.00 to 1.20) | 100 (100 to 100) |" in text
+        assert "| aiohttp, 100 connections | 2.75 (2.50 to 3.00) | 1.25 | 200 | 1.25 |" in text
         assert (
             "| 100 | 270 | 1350 | 200 (to 250) | 300 (to 350) | 400 (to 400) | 0 | 5 | 0 |" in text
         )
