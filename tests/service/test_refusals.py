@@ -137,7 +137,7 @@ def no_permission(server: RedisServer, _: Path) -> Iterator[None]:
         pytest.param(not_saving, "is configured to save RDB", "", id="MISCONF"),
         pytest.param(read_only, "You can't write against a read only", "", id="READONLY"),
         pytest.param(without_master, "Link with MASTER is down", "", id="MASTERDOWN"),
-        pytest.param(locked, "called with the client already authenticated", "", id="NOAUTH"),
+        pytest.param(locked, "Authentication required", "", id="NOAUTH"),
         pytest.param(another_password, "invalid username-password pair", USER, id="WRONGPASS"),
         pytest.param(no_permission, "permissions to access", USER, id="NOPERM"),
     ],
