@@ -12,16 +12,12 @@ from pathlib import Path
 
 import redis_log
 from demo.exchange import Exchange
-from tests.chaos.checker import (
-    Checker,
-    Listener,
-    TransactionJudge,
-    Verdicts,
-    judge_holds,
-    judge_weight,
-)
+from tests.chaos.checker import Checker, Listener
+from tests.chaos.fleet import SETTINGS, SYMBOLS, Fleet
+from tests.chaos.judges import Verdicts, judge_heirs, judge_holds, judge_weight
 from tests.chaos.record import Record
-from tests.chaos.storm import SETTINGS, SYMBOLS, Fleet, Storm
+from tests.chaos.storm import Storm
+from tests.chaos.transactions import TransactionJudge
 from tests.support import RedisServer
 
 
@@ -60,6 +56,7 @@ def run(seconds: float, seed: int, folder: Path) -> int:
         listener.stop()
         checker.judge_lives()
         judge_holds(verdicts.holds, record.asked(), record.woken_at)
+        judge_heirs(verdicts.heirs, record.asked(), record.woken_at, record.hides)
         judge_weight(verdicts.weight, record.asked())
         fleet.judge_logs()
     print("\ndone: " + ", ".join(f"{what} {n}" for what, n in sorted(storm.done.items())))

@@ -15,21 +15,34 @@ from demo.exchange import Exchange
 from demo.faults import Fault, Reply
 from rate_limiter import HOLD_S
 
-# Faults that make candles unusable, so that they refresh nothing. (Answers with `late`, `revised`,
-# `gap` or `lagging` cannot be told from right ones; `price_zero` affects prices only.)
+# Faults that make candles unusable, so that they refresh nothing. (Answers of the clock and of the
+# candles look right; so does one with a `hole`, and most of one with a `bad_row` is used.
+# `price_zero` affects prices only.)
 SPOILING = frozenset(faults.KINDS) - {
+    faults.BLOCKED,
     *faults.REFUSALS,
+    *faults.CLOCK,
     *faults.CANDLES,
     *faults.WIRE,
+    "hole",
+    "bad_row",
     "used_weight",
-    "lagging",
     "price_zero",
 }
+# Spans in which right candles cannot be told from wrong ones, as judges.doubted_from says which.
+# halted: a market's candles stand still; rewritten: those of its last day have become others.
+LIES = (*faults.CLOCK, "revised", "hole", "mixed_up", "halted", "rewritten")
+# As the path of a `frozen`: a market that is not traded, whose candles go on without volume.
+TICKERS = "ticker/24hr"
+# A request that is in flight when another one is refused cannot know about the refusal.
+IN_FLIGHT_S = 1.0  # the longest a request may take (REQUEST_TIMEOUT)
+# The longest from a refusal to its note in Redis: the service writes it once a second.
+NOTE_S = 1.5
 
 
 @dataclass
 class Span:
-    """A fault of the exchange, for one symbol or (None) for all, or a full Redis; and its time."""
+    """A fault of the exchange, for one symbol or (None) for all, or of Redis; and its time."""
 
     kind: str
     symbol: str | None
@@ -52,6 +65,7 @@ class Asked(NamedTuple):
     weight: int
     hold_s: float
     usable: bool
+    answered_at: float = 0.0
 
 
 class Record:
@@ -61,9 +75,10 @@ class Record:
         self._spans: list[Span] = []
         self._asked: list[Asked] = []
         self._usable_at: dict[tuple[str, str], float] = {}  # by symbol and interval
-        self._woken_at: dict[str, list[float]] = defaultdict(list)  # by service
+        self._stopped_at: dict[str, list[float]] = defaultdict(list)  # by service
+        self._woken_at: dict[str, list[float]] = defaultdict(list)
 
-    def begin(self, kind: str, symbol: str | None, at: float, **detail: Any) -> Span:
+    def begin(self, kind: str, symbol: str | None, at: float, /, **detail: Any) -> Span:
         span = Span(kind, symbol, at, detail=detail)
         with self._lock:
             self._spans.append(span)
@@ -107,9 +122,15 @@ class Record:
         with self._lock:
             return self._usable_at.get((symbol, interval), -math.inf)
 
-    def held_until(self, service: str) -> float:
+    def held_until(self) -> float:
+        """When the last hold ends, whichever service was told: those that take over obey it."""
         with self._lock:
-            return max((a.at + a.hold_s for a in self._asked if a.service == service), default=0.0)
+            return max((asked.at + asked.hold_s for asked in self._asked), default=0.0)
+
+    def stop(self, service: str) -> None:
+        """Note that `service` is killed or stopped (SIGSTOP) now."""
+        with self._lock:
+            self._stopped_at[service].append(time.time())
 
     def wake(self, service: str) -> None:
         """Note that `service` was stopped (SIGSTOP) until now."""
@@ -119,6 +140,18 @@ class Record:
     def woken_at(self, service: str) -> list[float]:
         with self._lock:
             return list(self._woken_at[service])
+
+    def hides(self, told: Asked, at: float) -> bool:
+        """Whether another service may not know at `at` of the hold that `told` began: Redis has
+        lost it or could not be reached, or the service that was told had no time to note it."""
+        with self._lock:
+            stopped = self._stopped_at[told.service]
+            return any(-IN_FLIGHT_S < since - told.at < NOTE_S for since in stopped) or any(
+                span.kind.startswith("redis ")
+                and span.begun_at <= at
+                and told.at <= span.ended_at + NOTE_S
+                for span in self._spans
+            )
 
 
 class Door(Exchange):
@@ -136,9 +169,18 @@ class Door(Exchange):
         told = wire is None and reply.status in HOLD_S
         hold_s = float(reply.headers.get("Retry-After", HOLD_S[reply.status])) if told else 0.0
         usable = reply.status == 200 and wire is None and not (call.interval and spoiled)
-        if not call.interval and not path.endswith("ticker/24hr"):
+        if not call.interval and not path.endswith(TICKERS):
             usable = False
         self._record.ask(
-            Asked(at, self._service, call.symbols, call.interval, call.weight, hold_s, usable)
+            Asked(
+                at,
+                self._service,
+                call.symbols,
+                call.interval,
+                call.weight,
+                hold_s,
+                usable,
+                time.time(),
+            )
         )
         return reply, wire

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from candles import Feed
+from demo.exchange import Exchange
 from settings import Timeframe
-from tests.chaos.checker import (
+from tests.chaos.checker import Checker
+from tests.chaos.judges import (
     Sample,
     Seen,
-    TransactionJudge,
     Verdict,
     Verdicts,
+    judge_age,
     judge_expiry,
     judge_flatness,
+    judge_heirs,
     judge_holds,
+    judge_price_age,
     judge_series,
     judge_weight,
 )
-from tests.chaos.record import Asked, Record
+from tests.chaos.record import Asked, Door, Record
+from tests.chaos.transactions import TransactionJudge
 
 MINUTE_MS = 60_000
 NOW = 1_795_500_030.0  # half a minute after an open time
@@ -71,14 +79,84 @@ class TestSeries:
         look(verdicts, held)
         assert verdicts.truth.broken == 1 and "BTCUSDT" in verdicts.truth.shown[0]
 
-    @pytest.mark.parametrize(("kind", "forgiven"), [("revised", True), ("nan", False)])
+    @pytest.mark.parametrize(
+        ("kind", "detail", "nth", "forgiven"),
+        [
+            ("revised", {}, 2, True),
+            ("revised", {}, 1, False),
+            ("frozen", {}, 2, True),
+            ("frozen", {}, 1, False),
+            ("frozen", {"at": NOW - 90}, 1, True),
+            ("lagging", {"seconds": 80}, 1, True),
+            ("lagging", {"seconds": 80}, 0, False),
+            ("halted", {}, 2, True),
+            ("mixed_up", {}, 0, True),
+            ("rewritten", {}, 0, True),
+            ("nan", {}, 2, False),
+        ],
+    )
+    @pytest.mark.parametrize("spoil", ["wrong", "missing"])
     def test_only_what_nobody_can_tell_is_forgiven(
-        self, verdicts: Verdicts, kind: str, forgiven: bool
+        self,
+        verdicts: Verdicts,
+        kind: str,
+        detail: dict[str, Any],
+        nth: int,
+        forgiven: bool,
+        spoil: str,
     ) -> None:
         record = Record()
-        record.begin(kind, "BTCUSDT", NOW - 5)
+        record.begin(kind, "BTCUSDT", NOW - 5, **detail)
         held = candles()
-        held[1]["close"] = 2.1
+        held[nth]["close"] = 2.1
+        if spoil == "missing" and nth:  # without its first candle, a series is too short
+            del held[nth]
+        look(verdicts, held, record, limit=len(held))
+        assert (verdicts.truth.broken == 0) == forgiven
+
+    @pytest.mark.parametrize("symbol", ["BTCUSDT", "ETHUSDT"])
+    @pytest.mark.parametrize("kind", ["revised", "mixed_up", "hole"])
+    def test_a_lie_is_forgiven_to_its_end_and_its_symbol(
+        self, verdicts: Verdicts, kind: str, symbol: str
+    ) -> None:
+        record = Record()
+        span = record.begin(kind, symbol, NOW - 9)
+        span.ended_at = NOW - 1.5 if symbol == "BTCUSDT" else NOW  # asked for at NOW - 1.25
+        held = candles()
+        held[2]["close"] = 2.1
+        look(verdicts, held, record)
+        assert verdicts.truth.broken == 1
+
+    def test_what_was_rewritten_while_it_was_looked_at(self, verdicts: Verdicts) -> None:
+        record = Record()
+        record.end(record.begin("rewritten", "BTCUSDT", NOW + 0.1))
+        held = candles()
+        held[0]["close"] = 2.1
+        look(verdicts, held, record)
+        assert verdicts.truth.fine
+
+    def test_a_hole_costs_one_candle(self, verdicts: Verdicts) -> None:
+        record = Record()
+        record.begin("hole", None, NOW - 5)
+        held = candles()
+        del held[2]
+        look(verdicts, held, record)
+        assert verdicts.truth.fine
+        look(verdicts, held, record, limit=5)
+        assert verdicts.truth.broken == 1
+
+    @pytest.mark.parametrize(
+        ("open_ms", "interval", "forgiven"),
+        [(OPEN_MS[1], "1m", True), (OPEN_MS[2], "1m", False), (OPEN_MS[1], "5m", False)],
+    )
+    def test_a_bad_row_is_left_out_for_long_and_nothing_else(
+        self, verdicts: Verdicts, open_ms: int, interval: str, forgiven: bool
+    ) -> None:
+        record = Record()
+        detail = {"open_ms": open_ms, "interval": interval}
+        record.end(record.begin("bad_row", None, NOW - 900, **detail))
+        held = candles()
+        del held[1]
         look(verdicts, held, record)
         assert (verdicts.truth.broken == 0) == forgiven
 
@@ -119,6 +197,47 @@ class TestExpiry:
         seen = Seen("market:ohlcv:BTCUSDT:1m", "[]", NOW, NOW + left_s)
         judge_expiry(verdicts.expiry, seen, ttl_s=10, usable_at=NOW - 5.8)
         assert verdicts.expiry.fine == fine
+
+
+class TestAge:
+    @pytest.mark.parametrize(("left_s", "fine"), [(90.0, True), (91.0, False)])
+    def test_a_series_that_outlives_its_newest_candle(
+        self, verdicts: Verdicts, left_s: float, fine: bool
+    ) -> None:
+        seen = Seen("market:ohlcv:BTCUSDT:1m", json.dumps(candles()), NOW, NOW + left_s)
+        judge_age(verdicts.age, seen, step_s=60)
+        assert verdicts.age.fine == fine
+
+    @pytest.mark.parametrize(
+        ("age_s", "others_age_s", "quiet", "fine"),
+        [
+            (119, 119, None, True),
+            (121, 1, None, False),
+            (121, 1, "BTCUSDT", True),
+            (121, 1, "ETHUSDT", False),
+            (121, 121, "BTCUSDT", False),
+        ],
+        ids=["recent", "old", "not traded", "another", "all stand still"],
+    )
+    def test_the_price_of_an_old_ticker(
+        self,
+        verdicts: Verdicts,
+        age_s: float,
+        others_age_s: float,
+        quiet: str | None,
+        fine: bool,
+    ) -> None:
+        record = Record()
+        if quiet:
+            record.begin("quiet", quiet, NOW - 200, path="ticker/24hr")
+
+        def price(symbol: str, of_s: float) -> Seen:  # asked for at NOW
+            value = json.dumps({"price": 1.0, "timestamp": int((NOW - of_s) * 1000)})
+            return Seen(f"market:price:{symbol}", value, NOW + 1, NOW + 60)
+
+        others = [price("ETHUSDT", others_age_s)]
+        judge_price_age(verdicts.age, price("BTCUSDT", age_s), others, record)
+        assert verdicts.age.fine == fine
 
 
 def monitored(*commands: str) -> list[str]:
@@ -209,7 +328,8 @@ class TestTransactions:
 
 
 def asked(at: float, *, service: str = "a", weight: int = 1, hold_s: float = 0.0) -> Asked:
-    return Asked(at, service, ("BTCUSDT",), "1m", weight, hold_s, usable=not hold_s)
+    usable = not hold_s
+    return Asked(at, service, ("BTCUSDT",), "1m", weight, hold_s, usable, answered_at=at + 0.1)
 
 
 class TestAsked:
@@ -230,13 +350,92 @@ class TestAsked:
     ) -> None:
         requests = [asked(100.0, hold_s=5.0), asked(again, service=service)]
         judge_holds(verdicts.holds, requests, lambda _: woken)
-        assert (verdicts.holds.checks, verdicts.holds.fine) == (1, fine)
+        assert verdicts.holds.fine == fine
+
+    @pytest.mark.parametrize(("second", "fine"), [(105.3, False), (105.4, True)])
+    def test_after_a_hold_one_request_goes_first(
+        self, verdicts: Verdicts, second: float, fine: bool
+    ) -> None:
+        requests = [asked(at, hold_s=hold_s) for at, hold_s in ((100, 5), (100.2, 5))]
+        requests += [asked(105.25), asked(second)]
+        judge_holds(verdicts.holds, requests, lambda _: [])
+        assert (verdicts.holds.checks, verdicts.holds.fine) == (3, fine)
+
+    @pytest.mark.parametrize(
+        ("heir_at", "happens", "checks", "fine"),
+        [
+            ([104.0], None, 1, False),
+            ([105.5], None, 1, True),
+            ([97.0, 104.0], None, 0, False),
+            ([104.0], ("redis empty", 103.0), 0, False),
+            ([104.0], ("redis empty", 98.0), 1, False),
+            ([104.0], ("stop", 100.9), 0, False),
+            ([104.0], ("stop", 102.0), 1, False),
+            ([104.0], ("wake", 103.5), 0, False),
+        ],
+        ids=["asks", "waits", "leads", "lost", "lost before", "unsaid", "said", "just woken"],
+    )
+    def test_who_takes_over_during_a_hold(
+        self,
+        verdicts: Verdicts,
+        monkeypatch: pytest.MonkeyPatch,
+        heir_at: list[float],
+        happens: tuple[str, float] | None,
+        checks: int,
+        fine: bool,
+    ) -> None:
+        record = Record()
+        if happens:
+            what, at = happens
+            monkeypatch.setattr(time, "time", lambda: at)
+            match what:
+                case "stop":
+                    record.stop("a")
+                case "wake":
+                    record.wake("b")
+                case _:
+                    record.end(record.begin(what, None, at))
+        requests = [asked(100.0, hold_s=5.0), *(asked(at, service="b") for at in heir_at)]
+        judge_heirs(verdicts.heirs, requests, record.woken_at, record.hides)
+        assert (verdicts.heirs.checks, verdicts.heirs.fine) == (checks, fine)
 
     @pytest.mark.parametrize(("last", "fine"), [(159.9, False), (160.1, True)])
     def test_weight_of_any_60_s(self, verdicts: Verdicts, last: float, fine: bool) -> None:
         requests = [asked(100.0, weight=3500), asked(130.0, weight=2500, service="b"), asked(last)]
         judge_weight(verdicts.weight, requests)
         assert verdicts.weight.fine == fine
+
+
+class TestFreshness:
+    @pytest.mark.parametrize(
+        ("expires_in_s", "stale_in_s", "checks", "fine"),
+        [
+            (10.5, math.inf, 1, True),
+            (9.5, math.inf, 1, False),
+            (None, math.inf, 1, False),
+            (5.0, 5.0, 1, True),
+            (4.0, 5.0, 1, False),
+            (None, 0.1, 0, False),
+        ],
+        ids=["fresh", "from before", "gone", "soon stale", "gone too soon", "stale"],
+    )
+    def test_what_was_not_asked_for_since(
+        self,
+        verdicts: Verdicts,
+        monkeypatch: pytest.MonkeyPatch,
+        expires_in_s: float | None,
+        stale_in_s: float,
+        checks: int,
+        fine: bool,
+    ) -> None:
+        feed, since = Feed("BTCUSDT", PLAN.name), time.time()
+        checker = Checker(
+            "redis://127.0.0.1:1/0", Exchange(), Record(), verdicts, ["BTCUSDT"], [PLAN], 4, dict
+        )
+        held = {feed.key: Seen(feed.key, "[]", since, since + (expires_in_s or 0))}
+        monkeypatch.setattr(checker, "read", lambda: held if expires_in_s else {})
+        checker.judge_freshness(since, {feed: 0.2}, {feed: since + stale_in_s})
+        assert (verdicts.fresh.checks, verdicts.fresh.fine) == (checks, fine)
 
 
 class TestFlatness:
@@ -266,7 +465,7 @@ class TestRecord:
         record.ask(asked(100.0))
         record.ask(asked(110.0, hold_s=5.0))
         assert record.usable_at("BTCUSDT", "1m") == 100.0
-        assert record.held_until("a") == 115.0 and record.held_until("b") == 0.0
+        assert record.held_until() == 115.0
 
     def test_a_fault_spoils_while_it_is_on_and_only_its_symbol(self) -> None:
         record = Record()
@@ -275,3 +474,17 @@ class TestRecord:
         assert record.spoils(("BTCUSDT",)) and not record.spoils(("ETHUSDT",))
         record.end(span)
         assert not record.spoils(("BTCUSDT",))
+
+    @pytest.mark.parametrize(
+        "kind", ["frozen", "lagging", "mixed_up", "hole", "blocked", "bad_row"]
+    )
+    def test_answers_that_may_be_used_spoil_nothing(self, kind: str) -> None:
+        record = Record()
+        record.begin(kind, None, NOW)
+        assert not record.spoils(("BTCUSDT",))
+
+    def test_a_door_shadows_nothing_of_the_exchange(self) -> None:
+        exchange = Exchange()
+        door = Door(exchange, Record(), "a")
+        own = vars(door).keys() - vars(exchange).keys()
+        assert len(own) == 3 and not own & {*dir(Exchange)}

@@ -239,7 +239,6 @@ run(main, argparse.ArgumentParser())
             ("paper_trader", "PAPER_STAKE", "-5"),
             ("paper_trader", "PAPER_STAKE", "1e3"),
             ("dashboard", "DASHBOARD_HOST", "a b"),
-            ("dashboard", "DASHBOARD_HOST", ""),
             ("dashboard", "DASHBOARD_PORT", "70000"),
             ("dashboard", "HEALTH_URL", "ftp://x"),
             ("dashboard", "MESSAGE_LOG_KEY", "market:log"),
