@@ -137,22 +137,23 @@ def join(held: Candles, read: Candles, step_ms: int, limit: int) -> Candles | No
 
 
 def contradiction(held: Candles, read: Candles, final_ms: int, limit: int = 0) -> str:
-    """How `read` differs in candles up to `final_ms`, which are final, from those that are `held`;
-    "" if it does not. A candle more is none: `held` may lack one.
+    """What `read` lacks of the candles that are `held`, or has otherwise though it is final, up to
+    `final_ms`; "" if nothing. A candle more is no contradiction: `held` may lack one.
 
     With fewer than `limit` candles, `read` claims that there are no earlier ones.
     """
     whole = len(read.times) + len(read.bad) < limit
     first_ms = held.times[0] - 1 if whole else max(held.times[0], read.times[0]) - 1
+    lacking = set(held.since(first_ms, read.times[-1]).times).difference(read.times)
+    if lacking:
+        return f"the answer lacks the candle of {iso_ms(min(lacking) / 1000)}, which is held"
     known, told = held.since(first_ms, final_ms), read.since(first_ms, final_ms)
     if known.rows == told.rows:
         return ""
     answers = {row[0]: row for row in _ROW.findall(told.rows)}
     for row in _ROW.findall(known.rows):
-        at = iso_ms(int(row[0]) / 1000)
-        if row[0] not in answers:
-            return f"the answer lacks the candle of {at}, which was final"
         if answers[row[0]] != row:
+            at = iso_ms(int(row[0]) / 1000)
             return f"the answer has another candle of {at}, which was final"
     return ""
 

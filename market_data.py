@@ -281,6 +281,7 @@ class MarketData:
             if loop.is_alive():
                 loop.join(max(0.0, until - time.monotonic()))
         self.fetcher.stop()
+        self.writer.note_hold()
         with suppress(redis.RedisError):
             self.lease.release()
 

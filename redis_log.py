@@ -236,6 +236,9 @@ class LoggedRedis(_LoggedOperations):
         try:
             answers, self.log_error = self._transact(batch.commands, log, fence)
         except redis.ResponseError as error:
+            full = isinstance(error, redis.exceptions.OutOfMemoryError)
+            if full and any(command[0] != "PUBLISH" for command in batch.commands):
+                raise  # it refused the values as well, and may have room for them a moment later
             # Redis refused a command before EXEC, so it executed none of them. If an entry was not
             # the reason, the same error comes again.
             answers, _ = self._transact(batch.commands, [], fence)

@@ -182,7 +182,7 @@ class RedisWriter:
             self._fail(error)
             return
         self.log_length = length if isinstance(length, int) else 0
-        self._write_hold()
+        self.note_hold()
         stepped = self._clock_has_stepped()
         vanished = self._have_vanished(present, len(expected))
         now = boot_s()
@@ -191,7 +191,7 @@ class RedisWriter:
             self._store.resend()
         self._send_what_is_open(now)
 
-    def _write_hold(self) -> None:
+    def note_hold(self) -> None:
         """Let whoever leads next know how long the exchange must not be asked."""
         _, hold_s, status, _ = self._limiter.state()
         until = time.time() + hold_s

@@ -205,7 +205,7 @@ class TestLies:
         right = written(fake)
         lie()
         turn(service)
-        assert written(fake) == right and "which was final" in five(service)["failing"]["BTCUSDT"]
+        assert written(fake) == right and "the answer " in five(service)["failing"]["BTCUSDT"]
         exchange.clear()
         turn(service)
         assert written(fake) == truth(exchange, "BTCUSDT", 50) and not five(service)["failing"]
@@ -279,6 +279,15 @@ class TestHolds:
         second.maintain()
         assert len(exchange.requests) == asked
         assert second.health()[1]["problems"]["exchange"].endswith("s after HTTP 418")
+
+    def test_a_hold_that_is_told_just_before_the_end_outlives_it(
+        self, make: Make, exchange: Exchange, fake: Any
+    ) -> None:
+        exchange.fault("ban", seconds=100)
+        service = make()
+        turn(service)
+        service.stop(until=time.monotonic() + 5)
+        assert 90_000 < fake.pttl("market:hold") <= 100_000
 
     @pytest.mark.parametrize("value", ["", "no JSON", "[]", '{"until": 1, "status": 418}', "{}"])
     def test_a_hold_that_is_none_is_ignored(

@@ -162,6 +162,13 @@ class TestContradictions:
         assert reader.read(series([*RIGHT[:-2], 5.6, 6.6])) == ""  # as it was asked for 60 s ago
         assert "another candle" in reader.read(series([*RIGHT[:-2], 5.7, 6.7]))
 
+    def test_a_candle_that_is_not_final_yet_must_not_vanish(
+        self, reader: Reader, now: list[float]
+    ) -> None:
+        now[0] -= MIDDLE_S - 20
+        reader.read(series(RIGHT))
+        assert "lacks the candle" in reader.read(series([*RIGHT[:-2], None, 6.0]))
+
     def test_candles_that_the_window_has_left_are_not_missed(
         self, reader: Reader, now: list[float]
     ) -> None:

@@ -80,6 +80,24 @@ class TestLoggedRedis:
         logged.cache_read(*keys)
         assert entries(fake) == [("cache_read", channel, summary, "0")]
 
+    def test_values_that_a_full_redis_refused_are_not_sent_without_their_entries(
+        self, logged: LoggedRedis, fake: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have room again a moment later, when the rest is sent."""
+        transact = logged._transact
+
+        def full_once(*arguments: Any) -> Any:
+            monkeypatch.undo()
+            raise redis.exceptions.OutOfMemoryError("maxmemory")
+
+        monkeypatch.setattr(logged, "_transact", full_once)
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            logged.cache_write("key", "value")
+        assert not fake.exists("key") and logged._transact == transact
+        monkeypatch.setattr(logged, "_transact", full_once)
+        logged.publish("ch", "x")  # which takes no room
+        assert entries(fake) == [] and logged.log_error == "maxmemory"
+
     def test_a_write_without_a_ttl_is_kept(self, logged: LoggedRedis, fake: Any) -> None:
         logged.cache_write("key", "value")
         assert fake.pttl("key") == -1 and logged.cache_read("key") == [("value", math.inf)]
