@@ -32,6 +32,7 @@ from binance_answers import (
 )
 from binance_client import BinanceClient
 from candles import FRESH_LENGTHS
+from check_redis import look_at_redis
 from connecting import resolve
 from fetcher import GIVE_UP_SHARE
 from rate_limiter import RateLimiter
@@ -45,6 +46,7 @@ CLOCK_OFF_S = 1.0
 # If serverTime is further from the Date header, which the network before the exchange stamps in
 # whole seconds, then the exchange's clock is wrong and not this machine's.
 DATE_OFF_S = 5.0
+REASON = 200  # characters: a library's text may quote itself at length
 # A call weighs the least of several differences of the used weight, because other programs' calls,
 # or the end of a minute, may come between two answers. Pauses let a running service refresh.
 PROBES, PROBE_PAUSE_S = 4, 0.3
@@ -103,25 +105,19 @@ def _check_redis(settings: Settings, findings: Findings) -> str:
     """Returns until when and why the exchange is on hold, "" if it is not."""
     client = redis_log.connect(settings.redis_url)
     try:
-        info: Any = client.info("server")
+        name, wrong = look_at_redis(client)
     except redis.RedisError as error:
-        findings.say("redis", redact(settings.redis_url), str(error))
+        findings.say("redis", redact(settings.redis_url), str(error)[:REASON])
         return ""
-    old = [int(part) for part in info["redis_version"].split(".")[:2]] < [6, 2]
-    todo = "Redis 6.2 or newer is needed, or Valkey" if old else ""
-    findings.say("redis", server_name(info), todo)
+    for level, what, todo in wrong:
+        findings.say("redis", what, todo, level)
+    if not wrong:
+        findings.say("redis", name)
     with suppress(redis.RedisError):
         if left := hold_left(client.get(settings.hold_key)):
             until = iso_ms(time.time() + left[0])
             return f"until {until} after HTTP {left[1]} ({settings.hold_key} in Redis)"
     return ""
-
-
-def server_name(info: Mapping[str, Any]) -> str:
-    """The server that INFO describes. Valkey's `redis_version` is that of the Redis it is like."""
-    if "valkey_version" in info:
-        return f"Valkey {info['valkey_version']}"
-    return f"Redis {info['redis_version']}"
 
 
 class ExchangeCheck:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import re
 import socket
 import sys
@@ -20,16 +21,59 @@ from typing import TextIO
 from redis_log import iso_ms
 
 log = logging.getLogger("coinex")
+MAX_WAITING_LINES = 1000  # for a sink that blocks
+FLUSH_WITHIN_S = 1.0  # at the end of the program
 _SYSLOG_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3}
 
 
-def write_to(stream: TextIO, level: str | int) -> None:
-    """Let lines of `level` and above go to `stream`, from now on."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(LineFormatter())
-    log.addHandler(handler)
+def write_to(stream: TextIO | None, level: str | int) -> None:
+    """Let lines of `level` and above go to `stream`, from now on; None is a closed one."""
     log.setLevel(level)
-    logging.raiseExceptions = False  # a log that nobody can read is no reason to end
+    if stream:
+        handler = _Sink(stream.fileno())
+        handler.setFormatter(LineFormatter())
+        log.addHandler(handler)
+
+
+class _Sink(logging.Handler):
+    """Writes lines to a file descriptor, from a thread of its own: a descriptor that blocks (a
+    terminal after Ctrl-S, a full pipe) must not stop the program. What has no room to wait is
+    dropped and counted."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._lines: queue.Queue[str] = queue.Queue(MAX_WAITING_LINES)
+        self._dropped = 0  # emit is called under the handler's own lock
+        threading.Thread(target=self._write_all, name="log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._dropped:
+                self._lines.put_nowait(self._dropped_line())
+                self._dropped = 0
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+
+    def flush(self) -> None:
+        """Wait until all is written, but not for ever."""
+        done = self._lines.all_tasks_done
+        with done:
+            done.wait_for(lambda: not self._lines.unfinished_tasks, FLUSH_WITHIN_S)
+
+    def _dropped_line(self) -> str:
+        message = f"event=lines_dropped count={self._dropped}"
+        record = logging.LogRecord(log.name, logging.WARNING, "", 0, message, None, None)
+        return self.format(record)
+
+    def _write_all(self) -> None:
+        while True:
+            left = f"{self._lines.get()}\n".encode()
+            with suppress(OSError):  # a log that nobody can read is no reason to end
+                while left:
+                    left = left[os.write(self._descriptor, left) :]
+            self._lines.task_done()
 
 
 class LineFormatter(logging.Formatter):

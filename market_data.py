@@ -440,6 +440,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     exit_code = main()
+    logging.shutdown()
     with suppress(OSError, AttributeError):  # None where stdout is closed
         sys.stdout.flush()
     os._exit(exit_code)  # a worker may still be in a request, and Python would wait for its end
