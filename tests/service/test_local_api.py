@@ -41,7 +41,7 @@ class Local:
     """A service on an exchange whose clock stands still, and the two APIs side by side."""
 
     def __init__(self, timeframes: str = "5m:5:20,1h:7:30") -> None:
-        self.now = NOW_MS / 1000
+        self.now = int(time.time() * 1000) / 1000
         self.exchange = Exchange(
             (*SYMBOLS, NEW, "XRPUSDT"), clock=lambda: self.now, listed_at={NEW: self.now - 20 * 300}
         ).start()
@@ -94,6 +94,7 @@ def still() -> Iterator[Local]:
     made = Local("5m:5:9999,1h:7:9999")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetcher, "PRICE_TTL_S", 9999)
+        patch.setattr("candles.FRESH_LENGTHS", 9999)
         made.refresh()
     yield made
     made.close()

@@ -27,7 +27,8 @@ FIVE, HOUR = SETTINGS.timeframes
 A, B = Feed("AUSDT", "5m"), Feed("BUSDT", "5m")
 STEP = 300_000
 # The 10th candle of `series` opened at least one length ago, so it and the 11th are fresh.
-FIRST = int(time.time() * 1000) // STEP - 11
+WALL_S = 1_800_000_150.0  # the wall clock stands still
+FIRST = int(WALL_S * 1000) // STEP - 11
 
 
 @pytest.fixture
@@ -35,6 +36,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The boot clock, as a list of one instant that a test may change."""
     clock = [1000.0]
     monkeypatch.setattr(time, "clock_gettime", lambda _: clock[0])
+    monkeypatch.setattr(time, "time", lambda: WALL_S)
     return clock
 
 
