@@ -3,7 +3,7 @@
 The table of contents. One refresh is three lines in `MarketData.refresh`:
 
     fetcher.py       reads from the exchange     over binance_client.py and binance_answers.py
-    store.py         judges and holds            candles.py
+    store.py         judges and holds            by judge.py; candles.py
     redis_writer.py  sends to Redis              over redis_log.py, as lease.py allows
 
 Each timeframe has a loop of its own, which calls `refresh`; the main thread calls `maintain` once a
@@ -209,7 +209,8 @@ class MarketData:
             self.problems.note(symbol, reason)
 
     def maintain(self) -> None:
-        """Once a second: loops that hang, a hold of the exchange, lease and Redis, the log."""
+        """Once a second: loops that hang, holds, standstill and clock of the exchange, lease and
+        Redis, the log."""
         now = time.monotonic()
         hanging = [loop.name for loop in self.loops if now > loop.hangs_at]
         self.problems.note("loops", f"hanging: {' '.join(hanging)}" if hanging else "")
@@ -303,7 +304,8 @@ def notify_state(service: MarketData, late: bool) -> None:
 
 
 def once(settings: Settings) -> int:
-    """Fill Redis once and print what came; 0 only if every series and price is there."""
+    """Fill Redis once and print what came; 0 only if every series and price is there that should
+    be."""
     service = MarketData(settings, redis_log.connect(settings.redis_url))
     started = time.monotonic()
     try:
