@@ -35,6 +35,7 @@ from candles import FRESH_LENGTHS
 from check_redis import look_at_redis
 from connecting import resolve
 from fetcher import GIVE_UP_SHARE
+from journal import short
 from rate_limiter import RateLimiter
 from redis_log import iso_ms, redact
 from redis_writer import hold_left
@@ -46,7 +47,6 @@ CLOCK_OFF_S = 1.0
 # If serverTime is further from the Date header, which the network before the exchange stamps in
 # whole seconds, then the exchange's clock is wrong and not this machine's.
 DATE_OFF_S = 5.0
-REASON = 200  # characters: a library's text may quote itself at length
 # A call weighs the least of several differences of the used weight, because other programs' calls,
 # or the end of a minute, may come between two answers. Pauses let a running service refresh.
 PROBES, PROBE_PAUSE_S = 4, 0.3
@@ -107,7 +107,7 @@ def _check_redis(settings: Settings, findings: Findings) -> str:
     try:
         name, wrong = look_at_redis(client)
     except redis.RedisError as error:
-        findings.say("redis", redact(settings.redis_url), str(error)[:REASON])
+        findings.say("redis", redact(settings.redis_url), short(error))
         return ""
     for level, what, todo in wrong:
         findings.say("redis", what, todo, level)

@@ -23,6 +23,7 @@ from redis_log import iso_ms
 log = logging.getLogger("coinex")
 MAX_WAITING_LINES = 1000  # for a sink that blocks
 FLUSH_WITHIN_S = 1.0  # at the end of the program
+MAX_REASON = 200  # characters of an error
 _SYSLOG_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3}
 
 
@@ -99,6 +100,11 @@ def event(level: int, name: str, **fields: object) -> None:
     log.log(level, " ".join(line))
 
 
+def short(error: Exception) -> str:
+    """What an error says, without a library's long quotation of itself."""
+    return str(error)[:MAX_REASON] or type(error).__name__
+
+
 class CannotRun(Exception):
     """Why the program cannot run, for its user."""
 
@@ -131,7 +137,7 @@ class Problems:
 
     def note(self, what: str, reason: object) -> None:
         """`what` has a problem, or, where the `reason` is false, none any more."""
-        text = (str(reason) or type(reason).__name__) if reason else ""
+        text = short(reason) if isinstance(reason, Exception) else str(reason or "")
         with self._lock:
             before = self._reasons.pop(what, "")
             if text:

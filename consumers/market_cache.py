@@ -343,7 +343,8 @@ class MarketCache:
 
     def _note_failure(self, error: redis.RedisError) -> None:
         if not self._failures:
-            journal.event(logging.WARNING, "redis_lost", consumer=self.name, reason=error)
+            reason = journal.short(error)
+            journal.event(logging.WARNING, "redis_lost", consumer=self.name, reason=reason)
         self._failures = min(self._failures + 1, 10)  # enough for LONGEST_PAUSE_S
 
     def _note_success(self) -> None:

@@ -6,7 +6,16 @@ import logging
 
 import pytest
 
-from journal import event
+from journal import Problems, event
+
+
+def test_a_problem_is_short_however_much_an_error_says_and_never_empty() -> None:
+    problems = Problems()
+    problems.note("redis", ConnectionError("x" * 2000))
+    problems.note("keys", TimeoutError())
+    assert problems.now() == {"redis": "x" * 200, "keys": "TimeoutError"}
+    problems.note("redis", "")
+    assert list(problems.now()) == ["keys"]
 
 
 class TestLogLines:
