@@ -237,7 +237,7 @@ class BinanceClient:
         return RateLimited(f"{words}: on hold for {hold_s:.0f} s", hold_s, status)
 
 
-# --- headers and failures ---
+# --- headers ---
 
 
 def _header_int(response: requests.Response, name: str) -> int | None:

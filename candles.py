@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -144,8 +144,10 @@ def contradiction(held: Candles, read: Candles, final_ms: int, limit: int = 0) -
     """
     whole = len(read.times) + len(read.bad) < limit
     first_ms = held.times[0] - 1 if whole else max(held.times[0], read.times[0]) - 1
-    lacking = set(held.since(first_ms, read.times[-1]).times).difference(read.times)
-    if lacking:
+    first, last = bisect_right(held.times, first_ms), bisect_right(held.times, read.times[-1])
+    times = held.times[first:last]
+    # Most often they are the same: 1 µs for arrays, 90 µs for sets of 500.
+    if times != read.times[-len(times) :] and (lacking := set(times).difference(read.times)):
         return f"the answer lacks the candle of {iso_ms(min(lacking) / 1000)}, which is held"
     known, told = held.since(first_ms, final_ms), read.since(first_ms, final_ms)
     if known.rows == told.rows:

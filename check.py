@@ -36,6 +36,7 @@ from check_redis import look_at_redis
 from connecting import resolve
 from fetcher import GIVE_UP_SHARE
 from journal import short
+from judge import duration
 from rate_limiter import RateLimiter
 from redis_log import iso_ms, redact
 from redis_writer import hold_left
@@ -263,7 +264,7 @@ class ExchangeCheck:
         age, age_s = "", 0.0
         if isinstance(newest, Candles):
             age_s = time.time() + self._ahead_s - newest.times[-1] / 1000
-            age = f" (newest candle: {_duration(age_s)} old)"
+            age = f" (newest candle: {duration(age_s)} old)"
         error = newest if isinstance(newest, BinanceError) else ticker
         if not status:
             return "unknown", ""
@@ -301,10 +302,3 @@ class ExchangeCheck:
             todo = CERTIFICATE if re.search("certificate|CA bundle", str(error)) else NETWORK
             todo = "wait" if error.status >= 500 else REFUSED.get(error.status, todo)
             self._say("exchange", f"{self._settings.binance_base_url}: {error}", todo)
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from binance_answers import TIMEFRAME_MS, Outdated
 from candles import PRICE, Feed, Series
 from http_server import JsonHandler, JsonServer
-from rate_limiter import LimiterState
+from rate_limiter import HOLD_S, LimiterState
 from redis_log import iso_ms
 from settings import VERSION, Settings
 from store import StoreView, is_unknown
@@ -153,7 +153,7 @@ def _of_candles(view: View, feeds: list[Feed], what: str) -> dict[str, Any]:
 PATHS = ["/health", "/metrics", "/api/v3/"]
 STATUSES = ("ok", "degraded", "standby", "starting", "down")
 # How the exchange refuses: counted from 0, or Prometheus would see no increase by the first one.
-REFUSALS = dict.fromkeys(("403", "418", "429", "451"), 0)
+REFUSALS = dict.fromkeys(map(str, HOLD_S), 0)
 # What clients of the exchange look at, to learn how much of its limit they have used.
 NO_WEIGHT = {"X-MBX-USED-WEIGHT": "0", "X-MBX-USED-WEIGHT-1M": "0"}
 

@@ -116,7 +116,12 @@ def _is_old(ticker_ms: int) -> bool:
 
 def _at(time_ms: int) -> str:
     """A time and how long ago it is, for a reason."""
-    ago_s = time.time() - time_ms / 1000
-    units = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
-    unit, size = next((each for each in units if ago_s >= 2 * each[1]), units[-1])
-    return f"{iso_ms(time_ms / 1000)[:16]}Z, {ago_s / size:.0f} {unit} ago"
+    return f"{iso_ms(time_ms / 1000)[:16]}Z, {duration(time.time() - time_ms / 1000)} ago"
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are two: 90 min, 3 h, 2 d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

@@ -70,7 +70,8 @@ class Listener(queue.Queue[bytes]):
 
     def has_room_for(self, message: bytes) -> bool:
         """One message may wait, however large: it is the same object for all listeners."""
-        return self.empty() or self.waiting_bytes + len(message) <= MAX_WAITING_BYTES
+        fits = self.waiting_bytes + len(message) <= MAX_WAITING_BYTES
+        return self.empty() or (fits and not self.full())
 
 
 class Events:
@@ -83,14 +84,12 @@ class Events:
 
     def publish(self, name: str, value: Any) -> None:
         message = f"event: {name}\ndata: {json.dumps(value)}\n\n".encode()
-        # put_nowait never waits, so a slow listener cannot hold the lock up.
+        # Nobody else puts, and nothing here waits: a slow listener cannot hold the lock up.
         with self._lock:
             for listener in list(self._listeners):
-                try:
-                    if not listener.has_room_for(message):
-                        raise queue.Full
+                if listener.has_room_for(message):
                     listener.put_nowait(message)
-                except queue.Full:
+                else:
                     listener.dropped = True
                     self._listeners.remove(listener)
 

@@ -98,10 +98,7 @@ class Book:
         book = cls(positions, **body)
         for symbol, position in positions.items():
             position.check(symbol)
-        if (
-            not {type(book.trades), type(book.revision)} == {int}
-            or min(book.trades, book.revision) < 0
-        ):
+        if {type(book.trades), type(book.revision)} != {int} or min(book.trades, book.revision) < 0:
             raise ValueError("a count is not a whole number")
         if type(book.profit) not in (int, float):
             raise ValueError("the profit is not a number")

@@ -30,6 +30,7 @@ from binance_answers import (
     parse_tickers,
 )
 from demo.exchange import Exchange
+from rate_limiter import HOLD_S
 
 ACCEPTED = "accepted"
 NONE = "none"
@@ -47,7 +48,7 @@ ERRORS = {
     "klines-invalid-interval": "HTTP 400, code -1120",
 }
 # Statuses that mean "go away": asking on would only make it worse.
-REFUSALS = (403, 418, 429, 451)
+REFUSALS = tuple(HOLD_S)
 STATUSES = {"TRADING", "HALT", "BREAK"}
 CLOCK_OFF_MS = 1000
 SHOWN = 60  # characters of a list of names
