@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pytest
 import redis
 
-from consumers import dashboard, live
+from consumers import live, pages
 from consumers.dashboard import Dashboard
 from consumers.live import Activity, Board, Events, Watch
 from consumers.market_cache import ALIVE_KEY, now_ms, ohlcv_key
@@ -448,7 +448,7 @@ class TestEvents:
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(live, "MAX_LISTENERS", 2)
-        monkeypatch.setattr(dashboard, "KEEP_ALIVE_S", 0.1)
+        monkeypatch.setattr(pages, "KEEP_ALIVE_S", 0.1)
         server = serve()
         streams = [EventStream(server) for _ in range(2)]
         assert ask(server, "/api/events")[0] == 503
@@ -507,7 +507,7 @@ class TestServer:
         for path, kind in (
             ("/", "text/html"),
             ("/status", "text/html"),
-            ("/static/style.css", "text/css"),
+            ("/static/shared/base.css", "text/css"),
         ):
             answer, body = request(idle, path)
             assert answer.status == 200 and len(body) > 100
@@ -534,7 +534,7 @@ class TestServer:
             "/static/dashboard.py",
             "/../../etc/passwd",
             "/api",
-            "/static/style.css/x",
+            "/static/shared/base.css/x",
         ],
     )
     def test_any_other_path_is_404_in_json(self, idle: Dashboard, path: str) -> None:

@@ -1,17 +1,9 @@
 // The cards of service, exchange and Redis on the status page: a state in a word or two, and the
 // figures and problems behind it. Asks nobody: it is handed parts of an answer of /api/status.
 
-import {
-  badge,
-  byId,
-  clock,
-  formatAge,
-  formatNumber,
-  formatTime,
-  html,
-  paint,
-  parseTime,
-} from "./common.js";
+import { badge, byId, html, paint } from "../shared/dom.js";
+import { formatAge, formatNumber, formatTime, parseTime } from "../shared/format.js";
+import { clock } from "../shared/server.js";
 
 const SERVICE_LEVELS = { ok: "good", degraded: "warn", starting: "warn", down: "bad" };
 

@@ -1,7 +1,8 @@
 // The small drawings, in SVG, that stand in tables and cards beside their numbers. They take
 // numbers and give elements. Colours come from the style sheet, so that light and dark both work.
 
-import { MINUTE_MS, clamp, svg } from "./common.js";
+import { svg } from "./dom.js";
+import { MINUTE_MS, clamp } from "./format.js";
 
 const SPARK_WIDTH = 112;
 const SPARK_HEIGHT = 24;

@@ -2,9 +2,10 @@
 // Scores and analysis are computed elsewhere. This file asks for them, hands them to the parts of
 // the page, and says how old they are; each part draws itself.
 
-import { dimChart, expireChart, refreshChart, toggleChart } from "./chart-panel.js";
+import { dimChart, expireChart, refreshChart, toggleChart } from "../chart/panel.js";
 import { NO_COINS, blanked, readAnswer } from "./coins.js";
-import { Feed, byId, everySecond, listen, setText, showBanner } from "./common.js";
+import { byId, setText, showBanner } from "../shared/dom.js";
+import { Feed, everySecond, listen } from "../shared/server.js";
 import { describeAges, findProblem } from "./freshness.js";
 import { dimTable, onChoice, showTable } from "./table.js";
 

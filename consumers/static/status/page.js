@@ -3,17 +3,9 @@
 
 import { MessageLog, showMinutes } from "./activity.js";
 import { showExchange, showRedis, showService } from "./cards.js";
-import {
-  Feed,
-  byId,
-  describeFailure,
-  everySecond,
-  formatNumber,
-  formatTime,
-  listen,
-  setText,
-  showBanner,
-} from "./common.js";
+import { byId, setText, showBanner } from "../shared/dom.js";
+import { formatNumber, formatTime } from "../shared/format.js";
+import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
 import { showConsumers } from "./consumers.js";
 import { showTimeframes } from "./timeframes.js";
 

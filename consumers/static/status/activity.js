@@ -1,17 +1,10 @@
 // Redis Activity on the status page: the message log as it grows, filtered or paused, and how many
 // messages there were a minute. Is handed what events bring; reads the log itself.
 
-import {
-  ServerError,
-  byId,
-  fetchJson,
-  formatNumber,
-  html,
-  missing,
-  paint,
-  setText,
-} from "./common.js";
-import { minuteBars } from "./drawings.js";
+import { byId, html, missing, paint, setText } from "../shared/dom.js";
+import { formatNumber } from "../shared/format.js";
+import { ServerError, fetchJson } from "../shared/server.js";
+import { minuteBars } from "../shared/drawings.js";
 
 // ---- messages a minute --------------------------------------------------------------------------
 

@@ -2,19 +2,9 @@
 // which coins fail. That is out of the service's health or, while it does not answer, out of what
 // was last heard through Redis.
 
-import {
-  byId,
-  clock,
-  formatAge,
-  formatNumber,
-  formatTime,
-  html,
-  missing,
-  paint,
-  parseTime,
-  setText,
-  splitSymbol,
-} from "./common.js";
+import { byId, html, missing, paint, setText } from "../shared/dom.js";
+import { formatAge, formatNumber, formatTime, parseTime, splitSymbol } from "../shared/format.js";
+import { clock } from "../shared/server.js";
 
 const NAMED_IN_A_GROUP = 3; // of the coins that fail for one reason; the others unfold
 const timeframeRows = new Map(); // by name

@@ -1,7 +1,8 @@
 // How old what the scanner page shows is, in words, and what makes it stale. Only reads what it is
 // handed; the words are shown by the page.
 
-import { clock, describeFailure, formatAge } from "./common.js";
+import { formatAge } from "../shared/format.js";
+import { clock, describeFailure } from "../shared/server.js";
 
 const SAME_AGE_MS = 5_000; // prices this near to each other are said to be of one age
 

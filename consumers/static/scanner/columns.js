@@ -4,16 +4,15 @@
 // A column has `value`, which sorts (what is missing goes last); `content`, all that the cell
 // shows, if that is more than the value; and `draw`, which makes nodes of it when it has changed.
 
+import { hiddenText, html } from "../shared/dom.js";
 import {
   formatNumber,
   formatPrice,
   formatSigned,
   formatTime,
-  hiddenText,
-  html,
   splitSymbol,
-} from "./common.js";
-import { bandsMeter, scoreBar, sparkline } from "./drawings.js";
+} from "../shared/format.js";
+import { bandsMeter, scoreBar, sparkline } from "../shared/drawings.js";
 
 const RSI_LOW = 30;
 const RSI_HIGH = 70;

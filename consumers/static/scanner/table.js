@@ -3,7 +3,7 @@
 // columns.js to say; what the choice of a coin leads to, for the page.
 
 import { COIN_COLUMN, VALUE_COLUMNS, taColumn } from "./columns.js";
-import { byId, html, missing, paint, setText } from "./common.js";
+import { byId, html, missing, paint, setText } from "../shared/dom.js";
 
 const table = byId("scanner-table");
 const tableBody = table.tBodies[0];

@@ -1,6 +1,8 @@
 // The list of consumers on the status page: who is alive, and how to start who is not.
 
-import { badge, byId, clock, formatAge, html, paint, setText } from "./common.js";
+import { badge, byId, html, paint, setText } from "../shared/dom.js";
+import { formatAge } from "../shared/format.js";
+import { clock } from "../shared/server.js";
 
 const MODULES = {
   scanner: "consumers.scanner",

@@ -1,6 +1,7 @@
 // A coin's candles as a chart, in SVG, with a crosshair. It takes candles and fills an element with
 // them; it asks nobody. Colours come from the style sheet, so that light and dark both work.
 
+import { html, svg } from "../shared/dom.js";
 import {
   DAY_MS,
   HOUR_MS,
@@ -11,9 +12,7 @@ import {
   formatPrice,
   formatSigned,
   formatTime,
-  html,
-  svg,
-} from "./common.js";
+} from "../shared/format.js";
 
 const USUAL_CANDLES = 120;
 const MIN_SLOT_PX = 6; // a candle and the gap beside it

@@ -2,18 +2,10 @@
 // reads the candles again when they were refreshed. How candles are drawn is in candle-chart.js.
 
 import { CandleChart } from "./candle-chart.js";
-import {
-  ServerError,
-  byId,
-  clock,
-  fetchJson,
-  html,
-  paint,
-  setText,
-  splitSymbol,
-  timeframeMs,
-} from "./common.js";
-import { focusCoin, markChosen } from "./table.js";
+import { byId, html, paint, setText } from "../shared/dom.js";
+import { splitSymbol, timeframeMs } from "../shared/format.js";
+import { ServerError, clock, fetchJson } from "../shared/server.js";
+import { focusCoin, markChosen } from "../scanner/table.js";
 
 const NOT_FOUND = 404; // no fresh data in Redis: the next refresh may bring it
 

@@ -1,0 +1,118 @@
+"""What the dashboard answers under /api/, from what live.py holds and, for candles and the message
+log, from Redis at each request. Knows nothing of HTTP but a request's parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import redis
+
+from consumers import live
+from consumers.live import Activity, Board, Watch
+from consumers.market_cache import SYMBOL, MarketCache, now_ms, timeframe_ms
+from redis_log import TYPES, check_source, read_log
+
+Parameters = dict[str, str]
+Answer = dict[str, Any]
+
+
+class BadRequest(ValueError):
+    """The message says what is accepted."""
+
+
+class Api:
+    """One method a path. Each raises BadRequest, market_cache.NoData or redis.RedisError."""
+
+    def __init__(
+        self, cache: MarketCache, board: Board, activity: Activity, watch: Watch, log_key: str
+    ) -> None:
+        self._cache, self._client, self._log_key = cache, cache.client, log_key
+        self._board, self._activity, self._watch = board, activity, watch
+        self.routes: dict[str, Callable[[Parameters], Answer]] = {
+            "/api/scanner": self._scanner,
+            "/api/status": self._status,
+            "/api/candles": self._candles,
+            "/api/redis/log": self._message_log,
+        }
+
+    def answer(self, path: str, query: str) -> Answer:
+        """The JSON body for one of `routes`."""
+        return self.routes[path](_parameters(query))
+
+    def _scanner(self, parameters: Parameters) -> Answer:
+        _accept(parameters)
+        return {
+            "timestamp": now_ms(),
+            "redis": self._watch.state["redis"],
+            "timeframes": self._board.timeframes(),
+            "updates": self._board.updates(),
+            "symbols": self._board.rows(),
+        }
+
+    def _status(self, parameters: Parameters) -> Answer:
+        _accept(parameters)
+        now, state = now_ms(), self._watch.state
+        dead_after_ms = live.DEAD_AFTER_S * 1000
+        consumers = {
+            name: life and life | {"alive": abs(now - life["timestamp"]) < dead_after_ms}
+            for name, life in state["consumers"].items()
+        }
+        return {
+            "timestamp": now,
+            **state,
+            "consumers": consumers,
+            "updates": self._board.updates(),
+            "messages_per_minute": self._activity.per_minute(),
+        }
+
+    def _candles(self, parameters: Parameters) -> Answer:
+        _accept(parameters, "symbol", "timeframe")
+        symbol, timeframe = parameters.get("symbol", ""), parameters.get("timeframe", "")
+        if not SYMBOL.fullmatch(symbol):
+            raise BadRequest(f"symbol={symbol!r}: must be one of the exchange's, like BTCUSDT")
+        try:
+            timeframe_ms(timeframe)
+        except ValueError as error:
+            raise BadRequest(f"timeframe={timeframe!r}: {error}") from None
+        candles = self._cache.candles(symbol, timeframe)
+        return {
+            "symbol": symbol,
+            "timeframe": timeframe,
+            "expires_at": int(candles.expires_at * 1000),
+            "candles": [candle._asdict() for candle in candles],
+        }
+
+    def _message_log(self, parameters: Parameters) -> Answer:
+        _accept(parameters, "limit", "type", "source")
+        limit, type_ = parameters.get("limit", "100"), parameters.get("type")
+        if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= 1000:
+            raise BadRequest(f"limit={limit!r}: must be a whole number from 1 to 1000")
+        if type_ not in (None, *TYPES):
+            raise BadRequest(f"type={type_!r}: must be one of {' '.join(TYPES)}")
+        try:
+            source = check_source(parameters["source"]) if "source" in parameters else None
+        except ValueError as error:
+            raise BadRequest(str(error)) from None
+        client: redis.Redis = self._client
+        length: Any = client.xlen(self._log_key)
+        entries = read_log(client, int(limit), type_, source, key=self._log_key)
+        return {"length": length, "entries": entries}
+
+
+def _parameters(query: str) -> Parameters:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=10)
+    except ValueError as error:
+        raise BadRequest(f"bad query: {error}") from None
+    if len(dict(pairs)) < len(pairs):
+        raise BadRequest("each parameter only once")
+    return dict(pairs)
+
+
+def _accept(parameters: Parameters, *names: str) -> None:
+    if unknown := parameters.keys() - set(names):
+        accepted = f"only {' '.join(names)}" if names else "none"
+        raise BadRequest(f"unknown parameter {min(unknown)!r}; accepted: {accepted}")
