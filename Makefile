@@ -4,9 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 UNIT := coinex-market-data.service
-UNITS := $(HOME)/.config/systemd/user
-# Below the home folder as systemd names it, so that the unit reads the same for everyone.
-DIR := $(patsubst $(HOME)/%,\%h/%,$(CURDIR))
 # Tests wait more than they work, so more of them run at a time than there are cores.
 JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
@@ -57,29 +54,10 @@ verify-unit: $(VENV)/.runtime ## does systemd find anything to say about the uni
 		test -z "$$said" || { echo "$$said" >&2; exit 1; }
 
 install: $(VENV)/.runtime ## install, enable and start the systemd user unit
-	@mkdir -p $(UNITS)
-	@sed 's|@DIR@|$(DIR)|' $(UNIT) > $(UNITS)/$(UNIT)
-	@systemctl --user daemon-reload
-	@systemctl --user enable --quiet $(UNIT)
-	@echo "Starting; up to a minute if Redis or the exchange does not answer"
-	@systemctl --user restart $(UNIT) || \
-		{ systemctl --user status --no-pager --lines 0 $(UNIT); \
-		journalctl --user --no-pager --lines 8 --output cat -u $(UNIT); exit 1; }
-	@systemctl --user show --property=StatusText $(UNIT)
-	@echo "Installed. See it with:"
-	@echo "  systemctl --user status coinex-market-data"
-	@echo "  journalctl --user -u coinex-market-data -f"
-	@echo "  curl -s http://127.0.0.1:8895/health       (unless HEALTH_PORT is another)"
-	@echo "Settings: ~/.config/coinex-market-data.env, then systemctl --user restart coinex-market-data"
-	@loginctl show-user "$$(id -un)" --property=Linger 2>/dev/null | grep -q yes || \
-		echo "It ends when you log out, unless you say: loginctl enable-linger"
+	@$(BIN)/python install.py install
 
 uninstall: ## stop the unit and take it away; settings and .venv stay
-	@systemctl --user disable --now $(UNIT) 2>/dev/null || true
-	@rm -f $(UNITS)/$(UNIT)
-	@systemctl --user daemon-reload
-	@systemctl --user reset-failed $(UNIT) 2>/dev/null || true
-	@echo "Uninstalled."
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) install.py uninstall
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

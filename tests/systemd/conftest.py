@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -14,8 +14,9 @@ import pytest
 from tests.support import until
 from tests.systemd import box as boxes
 from tests.systemd.box import HOME, PROJECT, Box, Done
-from tests.systemd.debian import USER, NoBox
+from tests.systemd.debian import UID, USER, NoBox
 
+USER_MANAGER = f"user@{UID}.service"
 UNIT = "coinex-market-data.service"
 SETTINGS = f"{HOME}/.config/coinex-market-data.env"
 DROP_IN = f"{HOME}/.config/systemd/user/{UNIT}.d"
@@ -109,6 +110,25 @@ class Unit:
         what = f"{containing} in the journal"
         found: list[dict[str, Any]] = until(lambda: self.journal(containing), within_s, 0.5, what)
         return found
+
+
+@pytest.fixture
+def no_user_namespaces(box: Box) -> Iterator[Callable[[], None]]:
+    """The user manager may create no user namespace, as on Ubuntu with
+    kernel.apparmor_restrict_unprivileged_userns=1, until the test calls this or ends."""
+    folder = f"/run/systemd/system/{USER_MANAGER}.d"
+
+    def restart(script: str) -> None:
+        both = f"{script} && systemctl daemon-reload && systemctl restart {USER_MANAGER}"
+        box.root("sh", "-c", both).check_returncode()
+
+    def allow() -> None:
+        restart(f"rm -rf {folder}")
+
+    forbid = r"[Service]\nRestrictNamespaces=~user\n"
+    restart(f"mkdir -p {folder} && printf '{forbid}' > {folder}/no-user-namespaces.conf")
+    yield allow
+    allow()
 
 
 @pytest.fixture(scope="session")

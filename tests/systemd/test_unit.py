@@ -8,8 +8,16 @@ import pytest
 
 from tests.support import until
 from tests.systemd.box import HOME, Box
-from tests.systemd.conftest import DROP_IN, GOOD, SERIES, SETTINGS, SYMBOLS, UNIT, Unit
-from tests.systemd.debian import UID
+from tests.systemd.conftest import (
+    DROP_IN,
+    GOOD,
+    SERIES,
+    SETTINGS,
+    SYMBOLS,
+    UNIT,
+    USER_MANAGER,
+    Unit,
+)
 
 UNIT_FILE = f"{HOME}/.config/systemd/user/{UNIT}"
 WANTED = f"{HOME}/.config/systemd/user/default.target.wants/{UNIT}"
@@ -188,6 +196,6 @@ def test_uninstalled(unit: Unit, settings: str) -> None:
 
 def test_it_comes_back_with_the_users_manager(box: Box, unit: Unit) -> None:
     pid = unit.pid()
-    box.root("systemctl", "restart", f"user@{UID}").check_returncode()
+    box.root("systemctl", "restart", USER_MANAGER).check_returncode()
     unit.wait_for_another(pid, SLOW_S)
     unit.wait_until_ok()
