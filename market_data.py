@@ -291,11 +291,12 @@ class MarketData:
             loop.at_once = True
 
 
-def notify_state(service: MarketData, late: bool) -> None:
-    """Tell systemd how things stand; if `late`, that the service is ready, whatever it lacks."""
+def notify_state(service: MarketData, url: str, late: bool) -> None:
+    """Tell systemd how things stand and where; if `late`, that the service is ready, whatever it
+    lacks."""
     code, health = service.health()
     fresh = " ".join(f"{k}={part['fresh']}" for k, part in health["timeframes"].items())
-    lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh}"]
+    lines = [f"STATUS={health['status']}: of {health['symbols']} symbols fresh {fresh} at {url}"]
     if "loops" not in health["problems"]:
         lines.append("WATCHDOG=1")
     if code == 200 or late:
@@ -365,7 +366,7 @@ def serve(settings: Settings, signals: Signals) -> int:
         try:
             service.maintain()
             if os.environ.get("NOTIFY_SOCKET"):
-                notify_state(service, time.monotonic() > ready_by)
+                notify_state(service, server.url, time.monotonic() > ready_by)
         except Exception as error:  # a bug, which must not end the program
             log_bug(error)
     signum, received_at = signals.received[0]

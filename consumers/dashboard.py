@@ -15,8 +15,10 @@ import argparse
 import logging
 import signal
 import threading
+import time
 import traceback
 from collections.abc import Iterable
+from functools import partial
 
 import journal
 from consumers import live, program
@@ -27,7 +29,7 @@ from consumers.scanner import Scanner
 from environment import Environment, host_names, host_or_address, matching, whole
 from redis_log import connect
 
-STOP_WITHIN_S = 3.0  # for each thread; one that hangs dies with the program
+STOP_WITHIN_S = 3.0  # for all threads; one that hangs dies with the program
 
 
 class Dashboard(PageServer):
@@ -42,24 +44,28 @@ class Dashboard(PageServer):
         names: Iterable[str] = (),
     ) -> None:
         self._stopping = threading.Event()
+        self._loops = loops = program.Loops("dashboard", "scanner", "activity", "watch")
         events, log_key = Events(), connection.log_key
         client = connect(connection.redis_url)
-        cache = connection.cache("dashboard", stopping=self._stopping)
+        cache = connection.cache("dashboard", "", self._stopping, loops)
         board = Board(cache, events)
-        activity = Activity(client, log_key, connection.log_maxlen, events, self._stopping)
-        watch = Watch(client, log_key, health_url, self._stopping)
-        scanner = Scanner(connection.cache("dashboard", "scanner", self._stopping))
-        parts = (board, activity, watch, scanner)
+        activity = Activity(
+            client,
+            log_key,
+            connection.log_maxlen,
+            events,
+            self._stopping,
+            partial(loops.turned, "activity"),
+        )
+        watch = Watch(client, log_key, health_url, self._stopping, partial(loops.turned, "watch"))
+        scanner = Scanner(connection.cache("dashboard", "scanner", self._stopping, loops))
+        parts = {"dashboard": board, "scanner": scanner, "activity": activity, "watch": watch}
         self._workers = [
-            threading.Thread(
-                target=self._keep_running,
-                args=(part,),
-                name=type(part).__name__.lower(),
-                daemon=True,
-            )
-            for part in parts
+            threading.Thread(target=self._keep_running, args=(part,), name=name, daemon=True)
+            for name, part in parts.items()
         ]
         super().__init__(host, port, Api(cache, board, activity, watch, log_key), events, names)
+        loops.url = self.url
 
     def start(self) -> None:
         for thread in self._workers:
@@ -70,9 +76,10 @@ class Dashboard(PageServer):
         self._stopping.set()
         super().stop()
         self.events.close()
+        until = time.monotonic() + STOP_WITHIN_S
         for thread in self._workers:
             if thread.is_alive():
-                thread.join(STOP_WITHIN_S)
+                thread.join(max(0.0, until - time.monotonic()))
 
     def _keep_running(self, part: Board | Activity | Watch | Scanner) -> None:
         """The loop of a thread. A bug must not end it, or the page would keep showing old data."""
@@ -82,6 +89,7 @@ class Dashboard(PageServer):
             except Exception:
                 name = threading.current_thread().name
                 journal.event(logging.ERROR, "bug", thread=name, traceback=traceback.format_exc())
+                self._loops.turned(name, f"{name} has a bug, see the journal")
                 self._stopping.wait(live.RETRY_S)
 
 

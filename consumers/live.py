@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -39,6 +39,7 @@ from consumers.market_cache import (
 from consumers.scanner import score_key
 from consumers.ta_service import indicators_key
 from environment import is_loopback
+from journal import short
 from redis_log import follow_log, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
@@ -51,6 +52,8 @@ MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnect
 # Of these messages, so that they take 16 MB for all listeners together.
 MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
 RETRY_S = 1.0  # after a failure of Redis, or a bug
+
+OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
 
 
 class Listener(queue.Queue[bytes]):
@@ -236,9 +239,10 @@ class Activity:
         log_maxlen: int,
         events: Events,
         stopping: threading.Event,
+        on_turn: OnTurn = lambda problem: None,
     ) -> None:
         self._client, self._log_key, self._log_maxlen = client, log_key, log_maxlen
-        self._events, self._stopping = events, stopping
+        self._events, self._stopping, self._on_turn = events, stopping, on_turn
         # Guards _counts: one thread counts, HTTP threads read.
         self._lock = threading.Lock()
         self._counts: Counter[int] = Counter()  # by minute since the epoch
@@ -257,6 +261,7 @@ class Activity:
                 if not failed:
                     self._events.publish("redis", {"up": False, "error": str(error)})
                 failed = True
+                self._on_turn(f"waiting for Redis: {short(error)}")
                 self._stopping.wait(RETRY_S)
 
     def _count(self) -> str:
@@ -274,6 +279,7 @@ class Activity:
         for added in follow_log(self._client, after, key=self._log_key):
             if self._stopping.is_set():
                 return
+            self._on_turn("")
             if added:
                 with self._lock:
                     self._counts.update(_minute(entry["id"]) for entry in added)
@@ -299,10 +305,15 @@ class Watch:
     """Asks every 2 s whether the service and Redis answer, and which consumers are alive."""
 
     def __init__(
-        self, client: redis.Redis, log_key: str, health_url: str, stopping: threading.Event
+        self,
+        client: redis.Redis,
+        log_key: str,
+        health_url: str,
+        stopping: threading.Event,
+        on_turn: OnTurn = lambda problem: None,
     ) -> None:
         self._client, self._log_key, self._health_url = client, log_key, health_url
-        self._stopping = stopping
+        self._stopping, self._on_turn = stopping, on_turn
         # A proxy of the environment is not for this machine.
         of_here = is_loopback(urlsplit(health_url).hostname or "")
         no_proxy = [urllib.request.ProxyHandler({})] if of_here else []
@@ -318,6 +329,7 @@ class Watch:
         """Ask until `stopping` is set."""
         while not self._stopping.is_set():
             self.turn()
+            self._on_turn("")
             self._stopping.wait(WATCH_EVERY_S)
 
     def turn(self) -> None:

@@ -147,7 +147,8 @@ class MarketCache:
 
     Many threads may read; a read raises redis.RedisError if Redis does not answer. One thread may
     wait for updates or messages; while it does, it gives signs of life under `name`. It stops
-    waiting within a second after `stopping` is set.
+    waiting within a second after `stopping` is set. Its loop calls `on_turn` between any two
+    messages, and every few seconds without one, with what is wrong with Redis, "" for nothing.
     """
 
     def __init__(
@@ -159,15 +160,18 @@ class MarketCache:
         log_key: str = DEFAULT_KEY,
         log_maxlen: int = DEFAULT_MAXLEN,
         stopping: threading.Event | None = None,
+        on_turn: Callable[[str], None] = lambda problem: None,
     ) -> None:
         self.logged = LoggedRedis(client, source, log_key=log_key, log_maxlen=log_maxlen)
         self.name = name or source
         self.client, self._stopping = client, stopping or threading.Event()
+        self._on_turn = on_turn
         self._bad: set[str] = set()  # keys whose bad data was logged
         self._started_ms = now_ms()
         self._alive_said_at = -math.inf  # monotonic
         self._alive_refused = ""  # why Redis refused the last sign of life
         self._failures = 0  # consecutive failures of Redis
+        self._problem = ""  # the last of them, "" once Redis answers again
         self._failed = False  # whether an `attempt` has failed since the last subscription
 
     # --- reading ---
@@ -289,6 +293,7 @@ class MarketCache:
                             break
             except redis.RedisError as error:
                 self._note_failure(error)
+            self._on_turn(self._problem)
             pause_s = min(FIRST_PAUSE_S * 2**self._failures, LONGEST_PAUSE_S)
             self._stopping.wait(pause_s * random.uniform(0.5, 1))
 
@@ -299,6 +304,7 @@ class MarketCache:
         """
         heard_at, asked = time.monotonic(), False
         while not self._failed:
+            self._on_turn("")
             self._say_alive()
             message = pubsub.get_message(timeout=WAKE_S)
             self._note_success()
@@ -342,15 +348,16 @@ class MarketCache:
         self._alive_refused = refused
 
     def _note_failure(self, error: redis.RedisError) -> None:
+        reason = journal.short(error)
+        self._problem = f"waiting for Redis: {reason}"
         if not self._failures:
-            reason = journal.short(error)
             journal.event(logging.WARNING, "redis_lost", consumer=self.name, reason=reason)
         self._failures = min(self._failures + 1, 10)  # enough for LONGEST_PAUSE_S
 
     def _note_success(self) -> None:
         if self._failures:
             journal.event(logging.INFO, "redis_back", consumer=self.name)
-        self._failures = 0
+        self._failures, self._problem = 0, ""
 
 
 def now_ms() -> int:

@@ -1,15 +1,18 @@
-"""What makes a consumer a program: settings, log lines, help, and a clean exit."""
+"""What makes a consumer a program: settings, log lines, help, what systemd hears, a clean exit."""
 
 from __future__ import annotations
 
 import argparse
 import gc
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NoReturn
 
 import journal
@@ -18,6 +21,8 @@ from consumers.market_cache import MarketCache
 from environment import Environment, SettingsError, message_log_key, redis_url, whole
 
 END_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A loop that does not turn for so long hangs. Waiting for a Redis that does not answer takes less.
+HANG_S = 15.0
 EPILOG = """settings (environment variables, the same as the service's):
   REDIS_URL                                redis://127.0.0.1:6379/0
   MESSAGE_LOG_KEY, MESSAGE_LOG_MAXLEN      redis:message_log, 10000
@@ -28,6 +33,31 @@ Main = Callable[[Environment, argparse.Namespace], int]
 
 class Failure(Exception):
     """Why the program cannot continue."""
+
+
+class Loops:
+    """The loops of a program, and what systemd hears of them: READY once each has turned, WATCHDOG
+    while each goes on turning, and STATUS.
+
+    The loops tell it themselves, in `turned`: that a thread exists does not mean that it works.
+    """
+
+    def __init__(self, *names: str) -> None:
+        # Each loop sets its own entries, whichever turns reads all; none is added, so no lock.
+        self._turned_at = dict.fromkeys(names, -math.inf)  # monotonic
+        self._problems = dict.fromkeys(names, "")
+        self.url = ""  # for STATUS, if the program listens
+
+    def turned(self, name: str, problem: str = "") -> None:
+        """Called by the loop `name` every few seconds, with what is wrong with it."""
+        now = time.monotonic()
+        self._turned_at[name], self._problems[name] = now, problem
+        hanging = [each for each, at in self._turned_at.items() if now - at > HANG_S]
+        problems = [f"hanging: {' '.join(hanging)}"] if hanging else []
+        problems += sorted(set(filter(None, self._problems.values())))
+        at_url = f" at {self.url}" if self.url else ""
+        status = " ".join(f"STATUS={'; '.join(problems) or 'ok'}{at_url}".split())  # one line
+        journal.notify(status if hanging else f"{status}\nREADY=1\nWATCHDOG=1")
 
 
 @dataclass(frozen=True)
@@ -48,9 +78,15 @@ class Connection:
         )
 
     def cache(
-        self, source: str, name: str = "", stopping: threading.Event | None = None
+        self,
+        source: str,
+        name: str = "",
+        stopping: threading.Event | None = None,
+        loops: Loops | None = None,
     ) -> MarketCache:
-        """A MarketCache with its own client."""
+        """A MarketCache with its own client. Its loop is `name`, or else `source`, of `loops`; if
+        these are not given, it is the program's only one."""
+        loop = name or source
         return MarketCache(
             redis_log.connect(self.redis_url),
             source,
@@ -58,6 +94,7 @@ class Connection:
             log_key=self.log_key,
             log_maxlen=self.log_maxlen,
             stopping=stopping,
+            on_turn=partial((loops or Loops(loop)).turned, loop),
         )
 
 

@@ -390,7 +390,8 @@ class TestSystemd:
             while "READY=1" not in said:
                 said = listener.recv(1000).decode().split("\n")
             assert "WATCHDOG=1" in said
-            assert "STATUS=ok: of 29 symbols fresh 5m=29 1h=29 4h=29" in said
+            url = f"http://127.0.0.1:{service.port}"
+            assert f"STATUS=ok: of 29 symbols fresh 5m=29 1h=29 4h=29 at {url}" in said
             service.process.terminate()
             while said != ["STOPPING=1"]:
                 said = listener.recv(1000).decode().split("\n")
