@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UNIT := coinex-market-data.service
+UNITS := coinex-market-data.service coinex-consumer@.service coinex.target
+ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 # Tests wait more than they work, so more of them run at a time than there are cores.
 JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: help demo run check test test-all test-systemd chaos bench lint verify-unit install \
-	uninstall clean
+	install-all upgrade rollback status uninstall clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -48,19 +49,32 @@ lint: $(VENV)/.test ## formatting, ruff and mypy alone
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-verify-unit: $(VENV)/.runtime ## does systemd find anything to say about the unit?
-	@dir=$$(mktemp -d) && trap "rm -r $$dir" EXIT && sed 's|@DIR@|$(CURDIR)|' $(UNIT) > $$dir/$(UNIT) && \
-		said=$$(XDG_RUNTIME_DIR=$$dir systemd-analyze --user verify $$dir/$(UNIT) 2>&1) && \
+verify-unit: $(VENV)/.runtime ## does systemd find anything to say about the units?
+	@dir=$$(mktemp -d) && trap "rm -r $$dir" EXIT && cp $(UNITS) $$dir && cd $$dir && \
+		sed -i 's#@DIR@\|@RELEASE@#$(CURDIR)#' $(UNITS) && \
+		said=$$(XDG_RUNTIME_DIR=$$dir systemd-analyze --user verify $(UNITS:@.service=@dashboard.service) 2>&1) && \
 		test -z "$$said" || { echo "$$said" >&2; exit 1; }
 
-install: $(VENV)/.runtime ## install, enable and start the systemd user unit
+install: $(VENV)/.runtime ## install, enable and start the service as a systemd user unit
 	@$(BIN)/python install.py install
 
-uninstall: ## stop the unit and take it away; settings and .venv stay
-	@$(or $(wildcard $(BIN)/python),$(PYTHON)) install.py uninstall
+install-all: $(VENV)/.runtime ## the same with dashboard, TA service and paper trader
+	@$(BIN)/python install.py install-all
 
-clean: ## remove .venv and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+upgrade: $(VENV)/.runtime ## after a git pull: check the new code and run it; go back if it does not work
+	@$(BIN)/python install.py upgrade
+
+rollback: $(VENV)/.runtime ## go back to the release that ran before
+	@$(BIN)/python install.py rollback
+
+status: ## each installed unit, its health and its address
+	@$(ANY_PYTHON) install.py status
+
+uninstall: ## stop all units and take them away; settings, .venv, .releases and Redis stay
+	@$(ANY_PYTHON) install.py uninstall
+
+clean: ## remove .venv, .releases and caches
+	rm -rf $(VENV) .releases .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -26,6 +26,7 @@ from tests.systemd.debian import UID, USER, NoBox
 ROOT = Path(__file__).parents[2]
 HOME = f"/home/{USER}"
 PROJECT = f"{HOME}/coinex-market-data"
+WHEELS = f"{HOME}/wheels"
 # Containers lack these. With them a user manager refuses, as on a real machine, a unit that drops
 # one of them without PrivateUsers=.
 CAPABILITIES = "CAP_SYS_MODULE,CAP_SYS_RAWIO,CAP_SYS_TIME,CAP_SYSLOG,CAP_WAKE_ALARM"
@@ -104,6 +105,13 @@ class Box:
         # nspawn covers it with a FIFO, which ProtectKernelLogs= cannot mount over.
         self.root("umount", "/proc/kmsg")
 
+    def reboot(self) -> None:
+        """Reboot it as its owner would, and wait until it is up again."""
+        before = self._init
+        self.root("systemctl", "reboot")  # whose end it may not live to see
+        self._until(lambda: self._find_init() != before)
+        self.wait()
+
     def _until(self, condition: Callable[[], object]) -> None:
         give_up_at = time.monotonic() + BOOT_S
         while not condition():
@@ -128,9 +136,14 @@ class Box:
         """Run a command as the user, in the home folder."""
         return self._enter(_as_user(command), environ, "--net")
 
-    def run_with_pip(self, *command: str) -> Done:
-        """Run a command as the user, with this machine's network and pip settings."""
-        return self._enter(_as_user(command), self._pip)
+    def fetch_wheels(self) -> None:
+        """Fetch to WHEELS, with this machine's network and pip settings, what the project needs:
+        inside there is no network."""
+        pip = f"python3 -m venv {HOME}/pip && {HOME}/pip/bin/python -m pip"
+        fetch = f"download --quiet --dest {WHEELS} -r {PROJECT}/consumers/requirements.txt"
+        done = self._enter(_as_user(["sh", "-c", f"{pip} {fetch}"]), self._pip)
+        if done.returncode:
+            raise NoBox(f"no packages:\n{done.stdout}")
 
     def _enter(
         self, command: Sequence[str], environ: dict[str, str], *options: str, given: bytes = b""
@@ -160,7 +173,7 @@ class Box:
 
     def copy_project(self) -> None:
         """Copy this folder as it is now to PROJECT, without installed or built files."""
-        built = [".git", ".venv", "__pycache__", ".*_cache", ".hypothesis"]
+        built = [".git", ".venv", ".releases", "__pycache__", ".*_cache", ".hypothesis"]
         pack = ["tar", "-c", "-C", str(ROOT), *(f"--exclude={name}" for name in built), "."]
         tar = subprocess.run(pack, check=True, stdout=subprocess.PIPE).stdout
         self.run("mkdir", PROJECT).check_returncode()

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support import until
 from tests.systemd import box as boxes
-from tests.systemd.box import HOME, PROJECT, Box, Done
+from tests.systemd.box import HOME, PROJECT, WHEELS, Box
 from tests.systemd.debian import UID, USER, NoBox
 
 USER_MANAGER = f"user@{UID}.service"
@@ -27,6 +27,15 @@ GOOD = f"""\
 BINANCE_BASE_URL=http://127.0.0.1:18080
 SYMBOLS={",".join(SYMBOLS)}
 TIMEFRAMES=5m:5:20,1h:10:40
+"""
+# The simulated exchange, also after a reboot.
+EXCHANGE = f"""\
+[Service]
+User={USER}
+WorkingDirectory={PROJECT}
+ExecStart=python3 -B -m demo.exchange --latency-ms=5
+[Install]
+WantedBy=multi-user.target
 """
 FILLED_S = 60  # from a start to the end of the first fill, including the wait for an old lease
 
@@ -47,37 +56,36 @@ class Unit:
     def run(self, *command: str, code: int | None = 0, **environ: str) -> str:
         """Run a command as the user and return its output; the test fails if the exit code is not
         `code`, unless that is None."""
-        return self._said(self.box.run(*command, **environ), code)
+        done = self.box.run(*command, **environ)
+        if code not in (done.returncode, None):
+            pytest.fail(f"{done.args}: exit code {done.returncode}\n{done.stdout}")
+        return done.stdout.strip()
 
     def systemctl(self, *arguments: str, code: int | None = 0) -> str:
         return self.run("systemctl", "--user", *arguments, code=code)
 
     def make(self, target: str, code: int = 0) -> str:
         make = ["make", "--no-print-directory", "-C", PROJECT, target]
-        return self._said(self.box.run_with_pip(*make), code)
-
-    def _said(self, done: Done, code: int | None) -> str:
-        if code not in (done.returncode, None):
-            pytest.fail(f"{done.args}: exit code {done.returncode}\n{done.stdout}")
-        return done.stdout.strip()
+        return self.run(*make, code=code, PIP_NO_INDEX="1", PIP_FIND_LINKS=WHEELS)
 
     def write(self, path: str, text: str) -> None:
         self.run("mkdir", "-p", os.path.dirname(path))  # noqa: PTH120 - a path in the box
         self.run("sh", "-c", 'printf %s "$TEXT" > "$0"', path, TEXT=textwrap.dedent(text))
 
-    def show(self, name: str) -> str:
+    def show(self, name: str, unit: str = UNIT) -> str:
         """A property of the unit."""
-        return self.systemctl("show", "--value", f"--property={name}", UNIT)
+        return self.systemctl("show", "--value", f"--property={name}", unit)
 
     def kill(self, name: str, pid: int) -> None:
         self.run("sh", "-c", f"kill -{name} {pid}")
 
-    def pid(self) -> int:
-        return int(self.show("MainPID"))
+    def pid(self, unit: str = UNIT) -> int:
+        return int(self.show("MainPID", unit))
 
     def is_ok(self) -> bool:
         """Whether it is active and leads, with every series fresh."""
-        status = f"ok: of {len(SYMBOLS)} symbols fresh 5m={len(SYMBOLS)} 1h={len(SYMBOLS)}"
+        fresh = f"5m={len(SYMBOLS)} 1h={len(SYMBOLS)} at http://127.0.0.1:8895"
+        status = f"ok: of {len(SYMBOLS)} symbols fresh {fresh}"
         return self.show("ActiveState") == "active" and self.show("StatusText") == status
 
     def wait_until_ok(self) -> None:
@@ -139,9 +147,10 @@ def box() -> Iterator[Box]:
     try:
         with boxes.booted() as running:
             running.copy_project()
-            exchange = ["python3", "-B", "-m", "demo.exchange", "--latency-ms=5"]
-            options = ["--unit=exchange", f"--uid={USER}", f"--working-directory={PROJECT}"]
-            running.root("systemd-run", *options, *exchange).check_returncode()
+            running.fetch_wheels()
+            unit = f"printf '%s' '{EXCHANGE}' > /etc/systemd/system/exchange.service"
+            start = "systemctl enable --now exchange"
+            running.root("sh", "-c", f"{unit} && {start}").check_returncode()
             yield running
     except NoBox as error:
         pytest.exit(f"make test-systemd: {error}", returncode=1)
