@@ -10,7 +10,7 @@ JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
 .PHONY: help demo run check test test-all test-systemd chaos bench lint verify-unit install \
-	install-all upgrade rollback status uninstall clean
+	install-all upgrade rollback status uninstall lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -82,39 +82,49 @@ $(BIN)/python:
 		{ echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..." >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 
-# One set of packages each, in $(VENV), and a file that says that it is there.
+# One set of packages each, in $(VENV), and a file that says that it is there. Each is installed from a
+# lock: the versions and hashes of all that the requirements.txt beside it needs.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
-SERVICE_NEEDS := requirements.txt
-DEMO_NEEDS := $(SERVICE_NEEDS) consumers/requirements.txt demo/requirements.txt
-TEST_NEEDS := $(DEMO_NEEDS) tests/requirements.txt
-CLIENTS_NEED := tests/clients/requirements.txt
+INSTALL_LOCKED = $(INSTALL) --require-hashes -r
 
-$(VENV)/.runtime: $(SERVICE_NEEDS) | $(BIN)/python
+$(VENV)/.runtime: requirements.lock | $(BIN)/python
 	@echo "Installing what the service needs into $(VENV), once: a few seconds"
-	@$(INSTALL) -r $<
+	@$(INSTALL_LOCKED) $<
 	@touch $@
 
-$(VENV)/.demo: $(DEMO_NEEDS) | $(BIN)/python
+$(VENV)/.demo: demo/requirements.lock | $(BIN)/python
 	@echo "Installing what runs here into $(VENV), once: 150 MB, about 15 s and the download"
-	@$(INSTALL) -r demo/requirements.txt
+	@$(INSTALL_LOCKED) $<
 	@touch $@ $(VENV)/.runtime
 
-$(VENV)/.test: $(TEST_NEEDS) | $(BIN)/python
+$(VENV)/.test: tests/requirements.lock | $(BIN)/python
 	@echo "Installing what the tests need into $(VENV), once: 270 MB, about 30 s and the download"
-	@$(INSTALL) -r tests/requirements.txt
+	@$(INSTALL_LOCKED) $<
 	@touch $@ $(VENV)/.runtime $(VENV)/.demo
 
-$(VENV)/.clients: $(CLIENTS_NEED) | $(BIN)/python
+$(VENV)/.clients: tests/clients/requirements.lock | $(BIN)/python
 	@echo "Installing the real clients into $(VENV), once: 130 MB, about 15 s and the download"
-	@$(INSTALL) -r $<
+	@$(INSTALL_LOCKED) $<
 	@touch $@
 
-$(VENV)/.browser: tests/browser/requirements.txt | $(BIN)/python
+$(VENV)/.browser: tests/browser/requirements.lock | $(BIN)/python
 	@echo "Installing the browser's driver into $(VENV), once: 170 MB, about 10 s and the download"
-	@$(INSTALL) -r $<
+	@$(INSTALL_LOCKED) $<
 	@touch $@
 
-$(VENV)/.bench: $(DEMO_NEEDS) $(CLIENTS_NEED) bench/requirements.txt | $(BIN)/python
+$(VENV)/.bench: bench/requirements.lock | $(BIN)/python
 	@echo "Installing what the benchmark needs into $(VENV), once: about 30 s and the download"
-	@$(INSTALL) -r bench/requirements.txt
+	@$(INSTALL_LOCKED) $<
 	@touch $@ $(VENV)/.runtime $(VENV)/.demo $(VENV)/.clients
+
+# All sets share $(VENV), so each lock is constrained to the versions that suit them all.
+REQUIREMENTS := $(wildcard requirements.txt */requirements.txt tests/*/requirements.txt)
+LOCK = $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --custom-compile-command "make lock"
+
+lock: | $(BIN)/python ## renew the locks: the newest of all that the requirements do not pin
+	@$(INSTALL) uv==0.13.9
+	@all=$$(mktemp) && trap "rm $$all" EXIT && $(LOCK) $(REQUIREMENTS) > $$all && \
+		for each in $(REQUIREMENTS); do \
+			$(LOCK) --constraint $$all --output-file $${each%.txt}.lock $$each || exit 1; \
+		done
