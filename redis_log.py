@@ -118,6 +118,8 @@ def _encode(value: str | bytes | int) -> bytes:
 
 def redact(url: str) -> str:
     """`url` without user, password and options, safe to show even if it is not a good URL."""
+    if re.search(r"(?s)\?\w+=.*@", url):  # an @ of a password, before or in the options
+        return re.sub(r"(?s)^([a-z+]+://)?.*", r"\1***", url)
     return re.sub(r"(?s)^([a-z+]+://)?.*@", r"\1***@", url).partition("?")[0]
 
 

@@ -175,6 +175,18 @@ class TestHelpers:
     def test_redact_shows_no_password(self, url: str) -> None:
         assert "sec" not in redact(url) and "cret" not in redact(url) and "host" in redact(url)
 
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://host/0?password=sec@cret",
+            "redis+sentinel://host:1/m?sentinel_password=sec@cret",
+            "redis://:sec?a=@host/0",
+            "redis://:sec?a=cret@host/0?password=sec@cret",
+        ],
+    )
+    def test_redact_shows_nothing_where_an_at_sign_may_be_of_a_password(self, url: str) -> None:
+        assert redact(url) == f"{url.partition('://')[0]}://***"
+
     def test_redact_keeps_the_rest(self) -> None:
         assert redact("rediss://u:p@host:6379/0?ssl=1") == "rediss://***@host:6379/0"
         assert redact("unix:///run/redis.sock") == "unix:///run/redis.sock"
