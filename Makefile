@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 UNITS := coinex-market-data.service coinex-consumer@.service coinex.target
 ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
+# The settings of the installed service, once it has a file of them; those of the shell until then.
+OF_SERVICE := $(addprefix --env-file ,$(wildcard $(HOME)/.config/coinex-market-data.env))
 # Tests wait more than they work, so more of them run at a time than there are cores.
 JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo run check test test-all test-systemd chaos bench lint verify-unit install \
+.PHONY: help demo run check settings test test-all test-systemd chaos bench lint verify-unit install \
 	install-all upgrade rollback status uninstall lock clean
 .DEFAULT_GOAL := help
 
@@ -23,7 +25,10 @@ run: $(VENV)/.demo ## the real service in the foreground, with a private Redis i
 	@$(BIN)/python market_data.py --embedded-redis
 
 check: $(VENV)/.runtime ## are settings, Redis, the exchange and all symbols right?
-	@$(BIN)/python market_data.py --check
+	@$(BIN)/python market_data.py --check $(OF_SERVICE)
+
+settings: $(VENV)/.runtime ## the settings in force, and where each is from
+	@$(BIN)/python market_data.py --settings $(OF_SERVICE)
 
 test: lint ## formatting, ruff, mypy and all tests but the slow ones: 3 minutes
 	$(PYTEST) -m "not slow"

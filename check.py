@@ -34,6 +34,7 @@ from binance_client import BinanceClient
 from candles import FRESH_LENGTHS
 from check_redis import look_at_redis
 from connecting import resolve
+from environment import Environment
 from fetcher import GIVE_UP_SHARE
 from journal import short
 from judge import duration
@@ -82,11 +83,14 @@ class Findings:
         print(f"{level:<6}{what:<10}{text}", flush=True)
 
 
-def check(settings: Settings) -> int:
-    """Say what is right and wrong with Redis, the exchange and each symbol. Returns 0 or 1."""
+def check(settings: Settings, env: Environment) -> int:
+    """Say what is right and wrong with the settings, which are those of `env`, with Redis, the
+    exchange and each symbol. Returns 0 or 1."""
     started, findings = time.monotonic(), Findings()
     needs = f"{len(settings.symbols)} symbols need {settings.weight_a_minute:.0f} weight a minute"
     findings.say("settings", f"{needs}; WEIGHT_LIMIT is {settings.weight_limit}")
+    for name, nearest in env.misspelt().items():
+        findings.say("settings", f"{name} is not one", f"did you mean {nearest}?", "warn")
     if hold := _check_redis(settings, findings):
         findings.say("exchange", f"not asked, because it is on hold {hold}", "check again then")
     else:

@@ -8,8 +8,8 @@ The table of contents. One refresh is three lines in `MarketData.refresh`:
 
 Each timeframe has a loop of its own, which calls `refresh`; the main thread calls `maintain` once a
 second: lease, Redis, holds, loops that hang, the watchdog. HTTP threads only read: health.py,
-local_api.py. What journal and systemd hear is in journal.py; settings.py, check.py and
-embedded_redis.py are what their names say.
+local_api.py. What journal and systemd hear is in journal.py; settings.py, env_file.py,
+show_settings.py, check.py and embedded_redis.py are what their names say.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -38,7 +39,8 @@ from binance_client import BinanceClient
 from candles import boot_s
 from check import check
 from embedded_redis import embedded_redis
-from environment import SettingsError
+from env_file import use_env_file
+from environment import Environment, SettingsError
 from fetcher import GIVE_UP_SHARE, Fetcher
 from health import HealthServer, View, report
 from journal import CannotRun, Problems, complain, event, log_bug, notify, write_to
@@ -48,6 +50,7 @@ from rate_limiter import RateLimiter
 from redis_log import LoggedRedis, redact
 from redis_writer import MAINTAIN_EVERY_S, RedisWriter
 from settings import VERSION, Settings, Timeframe
+from show_settings import show_settings
 from store import Store
 
 # A loop that is late by this hangs. Waiting for a Redis that does not answer takes less.
@@ -403,32 +406,46 @@ def _listen(service: MarketData) -> HealthServer:
     return server
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Brings candles and prices of Binance.US to Redis, for everyone to read there.",
-        epilog="Settings are environment variables, all optional: see README.md.",
+        epilog="Settings are environment variables: see coinex-market-data.env.example.",
     )
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--once", action="store_true", help="fill Redis once, say what came, exit")
     mode.add_argument("--check", action="store_true", help="check all there is, write nothing")
+    mode.add_argument("--settings", action="store_true", help="print the settings in force, exit")
+    instead = "take settings from FILE, as systemd reads it, and none from the environment"
+    parser.add_argument("--env-file", metavar="FILE", type=Path, help=instead)
     embed = "start a private Redis at REDIS_URL if none is there"
     parser.add_argument("--embedded-redis", action="store_true", help=embed)
     parser.add_argument("--version", action="version", version=f"coinex-market-data {VERSION}")
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _arguments(argv)
     try:
-        settings = Settings.from_env(os.environ)
+        if arguments.env_file:
+            use_env_file(arguments.env_file, os.environ)
+        env = Environment(os.environ)
+        if arguments.settings:
+            return show_settings(env, "file" if arguments.env_file else "environment")
+        settings = Settings.read(env)
     except SettingsError as error:
         for problem in error.args:
             complain("market_data", problem)
         return 2
     gc.freeze()  # keeps what exists at the start out of later collections, 30 ms each
     if arguments.once or arguments.check:
-        run = once if arguments.once else check
+        run = once if arguments.once else partial(check, env=env)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         write_to(sys.stderr, settings.log_level)
     else:
         run = partial(serve, signals=Signals())
         write_to(sys.stdout, settings.log_level)
+    if not arguments.check:
+        env.warn()
     try:
         with embedded_redis(settings.redis_url) if arguments.embedded_redis else nullcontext():
             return run(settings)

@@ -16,7 +16,6 @@ from binance_answers import MAX_CANDLES, MAX_TICKER_SYMBOLS, TIMEFRAME_MS
 from candles import PRICE_TTL_S
 from environment import (
     Environment,
-    SettingsError,
     decimal,
     host_names,
     host_or_address,
@@ -71,8 +70,12 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Settings:
+        """As `read`."""
+        return cls.read(Environment(environ))
+
+    @classmethod
+    def read(cls, env: Environment) -> Settings:
         """Raises SettingsError that names each bad variable, its value and what is accepted."""
-        env = Environment(environ)
         read = env.read
         settings = cls(
             binance_base_url=read("BINANCE_BASE_URL", EXCHANGE_URL, _base_url),
@@ -95,15 +98,17 @@ class Settings:
         )
         env.check()
         if settings.leader_key == settings.message_log_key:
-            raise SettingsError("LEADER_KEY and MESSAGE_LOG_KEY: must be two keys")
+            env.refuse("LEADER_KEY", "must be another key than MESSAGE_LOG_KEY")
         # The limiter's window is longer than a minute, by the time that a request may travel.
         window_s = 60 + settings.request_timeout
         needed = settings.weight_a_minute * window_s / 60 + LISTING_WEIGHT
         if needed > settings.weight_limit:
-            raise SettingsError(
-                f"WEIGHT_LIMIT={settings.weight_limit}: must be {math.ceil(needed)} or more for "
-                "these SYMBOLS and TIMEFRAMES, or there must be fewer of them"
+            env.refuse(
+                "WEIGHT_LIMIT",
+                f"must be {math.ceil(needed)} or more for these SYMBOLS and TIMEFRAMES, or there "
+                "must be fewer of them",
             )
+        env.check()
         return settings
 
     @property

@@ -141,8 +141,10 @@ def run(main: Main, parser: argparse.ArgumentParser, settings: str = "") -> NoRe
 
 
 def _exit_code(main: Main, program: str, arguments: argparse.Namespace) -> int:
+    env = Environment(os.environ)
+    env.warn()
     try:
-        return main(Environment(os.environ), arguments)
+        return main(env, arguments)
     except BrokenPipeError:  # the reader, say head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -18,6 +18,7 @@ from binance_client import BinanceClient
 from check import check
 from demo.exchange import Exchange
 from demo.market import symbols
+from environment import Environment
 from settings import Settings
 from tests.service.test_service import run
 from tests.support import RedisServer, free_port
@@ -55,7 +56,8 @@ def say(
     def say(exchange: Exchange | str, **environ: str) -> Said:
         url = exchange if isinstance(exchange, str) else exchange.url
         defaults = {"REDIS_URL": redis_server.url, "BINANCE_BASE_URL": url, "SYMBOLS": THREE}
-        code = check(Settings.from_env(defaults | environ))
+        env = Environment(defaults | environ)
+        code = check(Settings.read(env), env)
         said = Said(code, capsys.readouterr().out)
         levels = [level for level, _ in said.problems()]
         assert code == int("FAIL" in levels) and ("NOT" in said.verdict) == bool(code)
