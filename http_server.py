@@ -134,6 +134,7 @@ class JsonServer(ThreadingHTTPServer):
         if self._thread.is_alive():
             self.socket.shutdown(socket.SHUT_RDWR)
             self.shutdown()
+            self._thread.join()  # so that a second stop() finds it ended
         with self._lock:
             self.server_close()
             idle = list(self._idle)

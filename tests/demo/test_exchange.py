@@ -1070,11 +1070,11 @@ def test_drip_from_the_first_byte_or_the_body(exchange: Exchange) -> None:
     exchange.fault("drip", path="time", seconds=0.01, where="body")
     with connected(exchange) as connection:
         ask(connection)
-        assert [connection.recv(100) for _ in range(4)] == [b"H", b"T", b"T", b"P"]
+        assert b"HTTP/1.1 200".startswith(connection.recv(100))
     with connected(exchange) as connection:
         ask(connection, "/api/v3/time")
         assert connection.recv(4096).endswith(b"\r\n\r\n")
-        assert connection.recv(100) == b"{"
+        assert b'{"serverTime":'.startswith(connection.recv(100))
 
 
 @pytest.mark.parametrize("end", ["clear", "stop", "hang up"])
