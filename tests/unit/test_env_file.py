@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ def is_setting(line: str) -> bool:
 
 def test_names_are_those_that_the_programs_read() -> None:
     assert set(NAMES) == set(defaults_in_the_code())
+
+
+def test_the_readme_names_each_setting() -> None:
+    text = (ROOT / "README.md").read_text().partition("\n## Settings\n")[2].partition("\n## ")[0]
+    assert {name for name in (*NAMES, *PROXIES_AND_CAS) if name.isupper()} == set(
+        re.findall("`([A-Z_]+)`", text)
+    ) - {"DEBUG", "INFO", "WARNING", "ERROR"}
