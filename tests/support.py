@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +120,76 @@ class RedisServer:
 
     def resume(self) -> None:
         self.process.send_signal(signal.SIGCONT)
+
+
+class Line:
+    """A proxy to Redis at port `to`: a line that may be long and thin.
+
+    `delay_s` is for each way, `bytes_per_s` for each direction of each connection; both may change
+    at any time. Whatever was sent arrives, even if the sender has closed the connection since.
+    """
+
+    CHUNK_B = 8192
+    CHUNKS = 16  # that are under way at most
+
+    def __init__(self, to: int, *, delay_s: float = 0.0, bytes_per_s: float = math.inf) -> None:
+        self._to, self.delay_s, self.bytes_per_s = to, delay_s, bytes_per_s
+        self._listener = socket.socket()
+        # Small, else megabytes that the client has sent would wait in the buffer.
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * self.CHUNK_B)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self._start(self._accept)
+
+    def url(self, db: int = 0) -> str:
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/{db}"
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> threading.Thread:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        thread.start()
+        return thread
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                self._start(self._connect, self._listener.accept()[0])
+
+    def _connect(self, client: socket.socket) -> None:
+        # Where Redis is down, the client is accepted and hung up on.
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", self._to)) as server:
+            for each in (client, server):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            ways = [
+                self._start(self._pass_on, source, target)
+                for source, target in ((client, server), (server, client))
+            ]
+            for way in ways:
+                way.join()
+
+    def _pass_on(self, source: socket.socket, target: socket.socket) -> None:
+        chunks: queue.Queue[tuple[float, bytes]] = queue.Queue(self.CHUNKS)
+        self._start(self._receive, source, chunks)
+        while True:
+            received_at, data = chunks.get()
+            time.sleep(max(0.0, received_at + self.delay_s - time.monotonic()))
+            time.sleep(len(data) / self.bytes_per_s)
+            with suppress(OSError):  # the target is gone: the source will hear of it, and end
+                target.sendall(data) if data else target.shutdown(socket.SHUT_WR)
+            if not data:
+                return
+
+    def _receive(self, source: socket.socket, chunks: queue.Queue[tuple[float, bytes]]) -> None:
+        data = b"some"
+        while data:
+            try:
+                data = source.recv(self.CHUNK_B)
+            except OSError:
+                data = b""
+            chunks.put((time.monotonic(), data))
 
 
 def lose_an_answer(monkeypatch: pytest.MonkeyPatch, logged: LoggedRedis, type_: str) -> None:

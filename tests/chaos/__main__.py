@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import random
 import signal
 import sys
@@ -10,59 +11,43 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
-import redis_log
-from demo.exchange import Exchange
-from tests.chaos.checker import Checker, Listener
-from tests.chaos.fleet import SETTINGS, SYMBOLS, Fleet
-from tests.chaos.judges import Verdicts, judge_heirs, judge_holds, judge_weight
-from tests.chaos.record import Record
+import journal
+from tests.chaos.checker import Listener
+from tests.chaos.environment import Environment
+from tests.chaos.fleet import NEIGHBOUR_SYMBOLS, SYMBOLS
+from tests.chaos.judges import Verdicts
 from tests.chaos.storm import Storm
-from tests.chaos.transactions import TransactionJudge
-from tests.support import RedisServer
+from tests.support import Line, RedisServer
 
 
 def run(seconds: float, seed: int, folder: Path) -> int:
     print(f"a storm of {seconds:.0f} s from seed {seed}", flush=True)
-    record, verdicts = Record(), Verdicts()
-    names = [timeframe.name for timeframe in SETTINGS.timeframes]
+    verdicts = Verdicts()
     with ExitStack() as stack:
-        # With latency, requests of one service are in flight when a second one takes over.
-        exchange = stack.enter_context(Exchange(SYMBOLS, latency_ms=10, jitter_ms=5))
         server = RedisServer()
         stack.callback(server.kill)
-        fleet = Fleet(folder, server.url, exchange, record, verdicts)
-        stack.callback(fleet.end)
-        checker = Checker(
-            server.url,
-            exchange,
-            record,
-            verdicts,
-            SYMBOLS,
-            SETTINGS.timeframes,
-            SETTINGS.candle_limit,
-            fleet.pids,
-        )
-        log_key = redis_log.DEFAULT_KEY
-        judge = TransactionJudge(
-            verdicts, names, log_key, lambda at: record.was_on("redis full", at)
-        )
-        listener = Listener(server.url, judge)
-        storm = Storm(seed, seconds, server, exchange, fleet, record, checker)
-        for thread in (checker, listener):
-            thread.start()
-            stack.callback(thread.stop)
+        line = Line(server.port)
+        stack.callback(line.close)
+        environments = []
+        for db, symbols in enumerate((SYMBOLS, NEIGHBOUR_SYMBOLS)):
+            environments.append(Environment(db, symbols, server, line, folder, verdicts))
+            stack.callback(environments[-1].end)
+        listener = Listener(server.url, {each.db: each.judge for each in environments})
+        storm = Storm(seed, seconds, server, line, *environments)
+        watchers: list[Environment | Listener] = [*environments, listener]
+        for watcher in watchers:
+            watcher.start()
+            stack.callback(watcher.stop)
         storm.run()
-        checker.stop()
-        listener.stop()
-        checker.judge_lives()
-        judge_holds(verdicts.holds, record.asked(), record.woken_at)
-        judge_heirs(verdicts.heirs, record.asked(), record.woken_at, record.hides)
-        judge_weight(verdicts.weight, record.asked())
-        fleet.judge_logs()
+        for watcher in watchers:
+            watcher.stop()
+        for each in environments:
+            each.judge_run()
+    totals = environments[0].exchange.totals
     print("\ndone: " + ", ".join(f"{what} {n}" for what, n in sorted(storm.done.items())))
     print(
-        f"requests {sum(exchange.totals['paths'].values())}, statuses "
-        f"{dict(exchange.totals['statuses'])}, weight {exchange.totals['weight']}\n"
+        f"requests {sum(totals['paths'].values())}, statuses "
+        f"{dict(totals['statuses'])}, weight {totals['weight']}\n"
     )
     print(f"{'promise':<42}{'checks':>8}{'violations':>12}")
     for verdict in verdicts.all():
@@ -70,7 +55,7 @@ def run(seconds: float, seed: int, folder: Path) -> int:
         print(f"{verdict.promise:<42}{verdict.checks:>8}{verdict.broken:>12}{unseen}")
         for text in verdict.shown:
             print(f"    {text}")
-    errors = [thread.error for thread in (checker, listener) if thread.error]
+    errors = [error for each in watchers if (error := each.error)]
     for error in errors:
         print(f"the checker itself failed: {error!r}")
     fine = not errors and all(verdict.fine for verdict in verdicts.all())
@@ -85,6 +70,7 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="a folder to leave the services' logs in")
     arguments = parser.parse_args()
     seed = random.randrange(10**6) if arguments.seed is None else arguments.seed
+    journal.write_to(None, logging.CRITICAL)  # the readers say each failure of Redis
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="coinex-chaos-") as folder:

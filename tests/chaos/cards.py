@@ -1,11 +1,11 @@
-"""The faults of a storm as events, and what the calm after them must allow for."""
+"""The faults of the exchange and of the services as events, and what the calm after them must allow
+for. Those of Redis are in redis_cards.py."""
 
 from __future__ import annotations
 
 import math
 import random
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,14 +13,13 @@ import redis
 
 from binance_answers import TIMEFRAME_MS
 from demo import faults
-from demo.exchange import Exchange
 from settings import DEFAULT_LEADER_KEY
-from tests.chaos.fleet import SETTINGS, START_S, SYMBOLS, Fleet
-from tests.chaos.record import NOTE_S, TICKERS, Record, Span
+from tests.chaos.environment import Environment
+from tests.chaos.events import Event, Events
+from tests.chaos.fleet import SETTINGS, START_S, SYMBOLS
+from tests.chaos.record import NOTE_S, TICKERS, Span
 from tests.support import RedisServer
 
-BEGIN_WITHIN_S = 3.0  # all faults of a round begin in this time
-LAST_S = (1.0, 5.0)  # the shortest and the longest fault
 # `revised` may only change the last candle, because older ones are final; the other defaults are
 # too long for a storm of minutes.
 _DETAILS: dict[str, dict[str, Any]] = {
@@ -45,8 +44,7 @@ _BLOCKED = (403, 451)
 BACKING_OFF = ("no_retry_after", "blocked")
 CARDS = tuple(kind for kind in faults.KINDS if kind not in ("late", *BACKING_OFF))
 REACH = ("gone", "delisted", "halted", "idle")  # faults other than those of answers
-REDIS = ("kill", "pause", "empty", "slow", "full", "evicting")
-SERVICE = ("kill", "pause", "terminate", "second")
+SERVICE = ("kill", "pause", "terminate", "second", "neighbour")
 HEIR = ("kill", "terminate", "restart", "pause")
 _BAD_ROWS = ("off_grid", "high_below_open", "low_zero")
 # What one market may be in for many rounds; quiet: its ticker stands still, its candles go on.
@@ -55,58 +53,29 @@ STANDING = ("frozen", "halted", "idle", "quiet")
 FIRST_TRADE_S = 60.0
 HEIR_HOLD_S = 12
 
-Event = tuple[float, Callable[[], None]]  # seconds into the round, and what to do then
-
-
-class Deck:
-    """Deals each card once in random order, then reshuffles."""
-
-    def __init__(self, rng: random.Random, cards: tuple[str, ...]) -> None:
-        self._rng, self._cards = rng, cards
-        self._left: list[str] = []
-
-    def deal(self) -> str:
-        if not self._left:
-            self._left = self._rng.sample(self._cards, len(self._cards))
-        return self._left.pop()
-
 
 class Cards:
-    """Makes the events. `spares()` says whether to spare the oldest service."""
+    """Makes the events of the environment `own` and its `neighbour`, another database number.
+    `spares()` says whether to spare the oldest service."""
 
     def __init__(
         self,
         rng: random.Random,
+        events: Events,
         server: RedisServer,
-        exchange: Exchange,
-        fleet: Fleet,
-        record: Record,
+        own: Environment,
+        neighbour: Environment,
         spares: Callable[[], bool],
     ) -> None:
-        self._rng, self._server, self._exchange = rng, server, exchange
-        self._fleet, self._record, self._spares = fleet, record, spares
-        self._began = time.monotonic()
-        self.done: Counter[str] = Counter()
+        self._rng, self._events, self._server = rng, events, server
+        self._exchange, self._fleet, self._record = own.exchange, own.fleet, own.record
+        self._neighbour, self._spares = neighbour.fleet, spares
         # What the calm must allow for: symbols whose final candles were contradicted since it was
-        # cleared, and until when a market may have no price, in epoch seconds.
+        # cleared, until when a market may have no price, in epoch seconds, and whether the service
+        # of the neighbour is another since this was cleared.
         self.contradicted: set[str] = set()
         self.idle_until: dict[str, float] = {}
-
-    def say(self, what: str) -> None:
-        print(f"{time.monotonic() - self._began:6.1f} s  {what}", flush=True)
-
-    def _span(self) -> tuple[float, float]:
-        """A random begin and end of a fault, in seconds into its round."""
-        begin = self._rng.uniform(0, BEGIN_WITHIN_S)
-        return begin, begin + self._rng.uniform(*LAST_S)
-
-    def doing(self, what: str, act: Callable[[], None]) -> Callable[[], None]:
-        def do() -> None:
-            self.say(what)
-            self.done[what.split(",")[0]] += 1
-            act()
-
-        return do
+        self.neighbour_restarted = False
 
     # of the exchange
 
@@ -117,7 +86,7 @@ class Cards:
         span: tuple[float, float] | None = None,
         detail: dict[str, Any] | None = None,
     ) -> Iterator[Event]:
-        begin_at, end_at = span or self._span()
+        begin_at, end_at = span or self._events.span()
         detail = self._detail(kind) if detail is None else detail
         on: list[tuple[int, Span]] = []
 
@@ -133,7 +102,7 @@ class Cards:
             self._note_contradiction(kind, symbol)
 
         shown = f"exchange {kind}, {symbol or 'all'}, for {end_at - begin_at:.1f} s"
-        yield begin_at, self.doing(f"{shown} {detail or ''}".rstrip(), begin)
+        yield begin_at, self._events.doing(f"{shown} {detail or ''}".rstrip(), begin)
         yield end_at, end
 
     def _detail(self, kind: str) -> dict[str, Any]:
@@ -161,17 +130,17 @@ class Cards:
         """Let one answer lie. It is not recorded, for the service, which holds all candles, must
         not believe it: nothing is forgiven. Returns the fault's id."""
         kind = self._rng.choice(tuple(_LIES))
-        self.done[f"lie once by {kind}"] += 1
+        self._events.done[f"lie once by {kind}"] += 1
         return self._exchange.fault(kind, symbol=symbol, times=1, **_LIES[kind])
 
     def of_reach(self, kind: str, symbol: str) -> Iterator[Event]:
-        begin_at, end_at = self._span()
+        begin_at, end_at = self._events.span()
         what = "gone" if kind == "gone" else f"{kind}, {symbol}"
         begin, end = self.of_market(kind, symbol)
         if kind == "gone":
             begin, end = self._fleet.close_doors, self._fleet.open_doors
         shown = f"exchange {what}, for {end_at - begin_at:.1f} s"
-        yield begin_at, self.doing(shown, begin)
+        yield begin_at, self._events.doing(shown, begin)
         yield end_at, end
 
     def of_market(self, kind: str, symbol: str) -> tuple[Callable[[], None], Callable[[], None]]:
@@ -217,91 +186,43 @@ class Cards:
         if kind in _CONTRADICTING:
             self.contradicted.update(SYMBOLS if symbol is None else [symbol])
 
-    # of Redis
-
-    def of_redis(self, kind: str) -> list[Event]:
-        begin_at, end_at = self._span()
-        spans: list[Span] = []
-        events = [*self._events_of_redis(kind, begin_at, end_at)]
-        first, last = events[0][0], events[-1][0]
-
-        def begin() -> None:
-            spans.append(self._record.begin(f"redis {kind}", None, time.time()))
-
-        return [(first, begin), *events, (last, lambda: self._record.end(spans[0]))]
-
-    def _events_of_redis(self, kind: str, begin_at: float, end_at: float) -> Iterator[Event]:
-        server = self._server
-        client: Any = server.client
-        shown = f"redis {kind}, for {end_at - begin_at:.1f} s"
-        match kind:
-            case "kill":
-                yield begin_at, self.doing(shown, server.kill)
-                yield end_at, server.start
-            case "pause":
-                yield begin_at, self.doing(shown, server.pause)
-                yield end_at, server.resume
-            case "empty":
-                yield begin_at, self.doing("redis empty", client.flushall)
-            case "slow":  # Redis runs a tenth of the time
-                yield begin_at, self.doing(shown, server.pause)
-                at = begin_at + 0.18
-                while at < end_at:
-                    yield at, server.resume
-                    yield at + 0.02, server.pause
-                    at += 0.2
-                yield end_at + 0.2, server.resume
-            case "full":
-
-                def fill() -> None:
-                    client.config_set("maxmemory", "1")
-
-                def empty() -> None:
-                    client.config_set("maxmemory", "0")
-
-                yield begin_at, self.doing(shown, fill)
-                yield end_at, empty
-            case "evicting":  # Redis evicts any keys
-
-                def evict() -> None:
-                    client.config_set("maxmemory-policy", "allkeys-random")
-                    client.config_set("maxmemory", int(client.info("memory")["used_memory"] * 0.9))
-
-                def keep() -> None:
-                    client.config_set("maxmemory", "0")
-                    client.config_set("maxmemory-policy", "noeviction")
-
-                yield begin_at, self.doing(shown, evict)
-                yield end_at, keep
-
     # of the services
 
     def of_service(self, kind: str) -> Iterator[Event]:
-        begin_at, end_at = self._span()
+        begin_at, end_at = self._events.span()
         match kind:
             case "second":  # a second one runs until the next kill or terminate
                 if len(self._fleet.names()) == 1:
-                    yield begin_at, self.doing("service second", self._start)
+                    yield begin_at, self._events.doing("service second", self._start)
             case "pause":
                 paused: list[str] = []
                 shown = f"service pause, for {end_at - begin_at:.1f} s"
-                yield begin_at, self.doing(shown, lambda: paused.append(self._victim()))
+                yield begin_at, self._events.doing(shown, lambda: paused.append(self._victim()))
                 yield begin_at, lambda: self._fleet.pause(paused[0])
                 yield end_at, lambda: self._fleet.wake(paused[0])
             case "kill":
-                yield begin_at, self.doing("service kill", lambda: self._end(self._fleet.kill))
+                yield (
+                    begin_at,
+                    self._events.doing("service kill", lambda: self._end(self._fleet.kill)),
+                )
                 yield end_at, self._start_if_none
             case "terminate":
                 act = self._fleet.terminate
-                yield begin_at, self.doing("service terminate", lambda: self._end(act))
+                yield begin_at, self._events.doing("service terminate", lambda: self._end(act))
                 yield end_at, self._start_if_none
+            case "neighbour":
+                how = self._rng.choice((self._neighbour.kill, self._neighbour.terminate))
+                shown = f"service neighbour, away for {end_at - begin_at:.1f} s"
+                yield begin_at, self._events.doing(shown, lambda: self._end_neighbour(how))
+                yield end_at, self._start_neighbour
 
-    def of_heir(self, how: str, refusal: str) -> Iterator[Event]:
-        """The exchange refuses, and the service that leads ends: another one must know of it."""
+    def of_heir(self, how: str, refusal: str, more_s: float) -> Iterator[Event]:
+        """The exchange refuses, and the service that leads ends: another one must know of it.
+        `more_s` is how much longer than NOTE_S a hold may take to be noted."""
         span = (0.0, HEIR_HOLD_S / 2)
         yield from self.of_exchange(refusal, None, span, {"seconds": HEIR_HOLD_S})
         # A service that is killed needs a second to note the hold; one that ends orderly does not.
-        after_s = self._rng.uniform(0.2 if how == "terminate" else NOTE_S + 0.1, 3.0)
+        after_s = self._rng.uniform(0.2 if how == "terminate" else NOTE_S + 0.1, 3.0) + more_s
         began, paused = time.time(), list[str]()
 
         def end() -> None:
@@ -324,7 +245,7 @@ class Cards:
             for name in paused:
                 self._fleet.wake(name)
 
-        yield 0.1, self.doing(f"service heir by {how}, {after_s:.1f} s later", end)
+        yield 0.1, self._events.doing(f"service heir by {how}, {after_s:.1f} s later", end)
         yield HEIR_HOLD_S + 1.0, wake
 
     def _await_hold(self, since: float) -> None:
@@ -349,6 +270,14 @@ class Cards:
             if len(self._fleet.names()) == 1:
                 self._start()
             name = self._fleet.names()[-1]
+        how(name)
+
+    def _start_neighbour(self) -> None:
+        self._neighbour.start()
+
+    def _end_neighbour(self, how: Callable[[str], None]) -> None:
+        self.neighbour_restarted = True
+        [name] = self._neighbour.names()
         how(name)
 
     def _victim(self) -> str:

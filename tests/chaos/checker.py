@@ -1,5 +1,5 @@
-"""Observes Redis, its commands and the processes, and has judges.py judge what it sees: Checker and
-Listener, each in its own thread and on its own connection."""
+"""Observes Redis, its commands, its channels and the processes, and has judges.py judge what it
+sees: Checker, Listener and Reader, each in its own thread and on its own connection."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import redis
@@ -17,6 +17,7 @@ import redis
 import redis_log
 from binance_answers import TIMEFRAME_MS
 from candles import PRICE, PRICE_TTL_S, Feed
+from consumers.market_cache import MarketCache
 from demo.exchange import Exchange
 from settings import DEFAULT_LEADER_KEY, Timeframe
 from tests.chaos.judges import (
@@ -24,18 +25,31 @@ from tests.chaos.judges import (
     Sample,
     Seen,
     Truth,
+    Verdict,
     Verdicts,
     judge_age,
     judge_expiry,
     judge_flatness,
+    judge_keys,
     judge_price_age,
     judge_series,
 )
 from tests.chaos.record import Record
-from tests.chaos.transactions import TransactionJudge
+from tests.chaos.transactions import TransactionJudge, database
 
 LOOK_S = 0.5  # twice a second
 PRICES = Feed("", PRICE).key  # what the keys of all prices begin with
+# A service looks once a second for keys that vanished, and sends them again at most every 5 s
+# (docs/operations.md); on a busy machine it is later.
+RESTORED_S = 1.0 + 5.0 + 2.0
+
+
+class Deleted(NamedTuple):
+    """A key that was deleted `at`, and would have expired at `expires_at` (epoch seconds)."""
+
+    key: str
+    at: float
+    expires_at: float
 
 
 class Checker(threading.Thread):
@@ -55,6 +69,7 @@ class Checker(threading.Thread):
         """`processes` returns the pid of each running service by name."""
         super().__init__(name="checker", daemon=True)
         self._client = redis_log.connect(url)
+        self._db = int(url.rpartition("/")[2])
         self._exchange, self._record, self._verdicts = exchange, record, verdicts
         self._symbols, self._timeframes, self._limit = symbols, timeframes, limit
         self._processes = processes
@@ -100,6 +115,9 @@ class Checker(threading.Thread):
         }
 
     def look(self) -> None:
+        with suppress(redis.RedisError):
+            keys: Any = self._client.keys()
+            judge_keys(self._verdicts.apart, self._db, keys, self._symbols)
         seen = self.read()
         prices = [found for key, found in seen.items() if key.startswith(PRICES)]
         for symbol in self._symbols:
@@ -157,28 +175,72 @@ class Checker(threading.Thread):
                     )
             time.sleep(0.1)
 
+    def judge_restored(self, deleted: Sequence[Deleted]) -> None:
+        """Wait until each key is there again, at most RESTORED_S. One that would have expired by
+        then tells nothing."""
+        waiting = list(deleted)
+        while waiting:
+            seen, now = self.read(), time.time()
+            for each in [*waiting]:
+                restored, over = each.key in seen, now > each.at + RESTORED_S
+                if restored or over or now > each.expires_at - LOOK_S:
+                    waiting.remove(each)
+                if restored or over:
+                    self._verdicts.restored.check(restored, f"{each.key}, deleted at {each.at:.3f}")
+            time.sleep(0.1)
+
 
 class Listener(threading.Thread):
-    """Feeds `judge` all commands that Redis receives (MONITOR), from `start` until `stop`."""
+    """Feeds all commands that Redis receives (MONITOR) to the judge of their database, from `start`
+    until `stop`."""
 
-    def __init__(self, url: str, judge: TransactionJudge) -> None:
+    def __init__(self, url: str, judges: Mapping[int, TransactionJudge]) -> None:
         super().__init__(name="listener", daemon=True)
-        self._client, self._judge = redis_log.connect(url), judge
+        self._client, self._judges = redis_log.connect(url), judges
         self._ended = threading.Event()
         self.error: Exception | None = None
 
     def run(self) -> None:
         while not self._ended.is_set():
-            self._judge.missed()
+            for judge in self._judges.values():
+                judge.missed()
             try:
                 with self._client.monitor() as monitor:  # type: ignore[no-untyped-call]
                     while not self._ended.is_set():
-                        self._judge.feed(str(monitor.connection.read_response()))
+                        line = str(monitor.connection.read_response())
+                        self._judges[database(line)].feed(line)
             except redis.RedisError:
                 self._ended.wait(0.05)  # Redis is away, or received no commands
             except Exception as error:
                 self.error = error
                 return
+
+    def stop(self) -> None:
+        self._ended.set()
+        self.join(10)
+
+
+class Reader(threading.Thread):
+    """A consumer, from `start` until `stop`: judges that it hears only of its own `symbols`,
+    whatever is published of other databases."""
+
+    def __init__(
+        self, url: str, symbols: Sequence[str], timeframes: Sequence[str], verdict: Verdict
+    ) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._symbols, self._timeframes, self._verdict = {*symbols}, timeframes, verdict
+        self._ended = threading.Event()
+        self._cache = MarketCache(redis_log.connect(url), "chaos", stopping=self._ended)
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        try:
+            for update in self._cache.updates(*self._timeframes, "all"):
+                if update:
+                    strange = {*update.symbols, *update.failed} - self._symbols
+                    self._verdict.check(not strange, f"{update.timeframe}: {sorted(strange)}")
+        except Exception as error:
+            self.error = error
 
     def stop(self) -> None:
         self._ended.set()

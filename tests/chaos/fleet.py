@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from demo.exchange import Exchange
@@ -25,6 +26,8 @@ SYMBOLS = (
     "DOTUSDT",
     "LTCUSDT",
 )
+# Of the second environment. No symbol is of both, so what is in the wrong place is seen.
+NEIGHBOUR_SYMBOLS = ("BCHUSDT", "UNIUSDT", "ATOMUSDT")
 # Short intervals, so that much happens in little time. Eight workers, so that two services have
 # fewer requests in flight than REFUSALS_TO_BAN. Of 100 candles or more, a bad one is left out.
 ENVIRON = {
@@ -42,24 +45,32 @@ EXIT_S = 15.0  # the service takes up to 4 s to end; the rest allows for a busy 
 
 
 class Fleet:
-    """The services: one that should always run, and at times a second. Each process has its own
-    name and its own door to the exchange."""
+    """The services of one database: one that should always run, and at times a second. Each process
+    has its own name and its own door to the exchange."""
 
     def __init__(
-        self, folder: Path, url: str, exchange: Exchange, record: Record, verdicts: Verdicts
+        self,
+        folder: Path,
+        url: str,
+        db: int,
+        symbols: Sequence[str],
+        exchange: Exchange,
+        record: Record,
+        verdicts: Verdicts,
     ) -> None:
-        self._folder, self._url, self._exchange = folder, url, exchange
-        self._record, self._verdicts = record, verdicts
+        self._folder, self._url, self._db, self._symbols = folder, url, db, symbols
+        self._exchange, self._record, self._verdicts = exchange, record, verdicts
         self._running: dict[str, Service] = {}  # by name; replaced, not mutated: others read it
         self._all: list[Service] = []
         self._doors: list[Door] = []
 
     def start(self) -> str:
-        name = f"service{len(self._all)}"
+        name = f"service{self._db}.{len(self._all)}"
         door = Door(self._exchange, self._record, name).start()
         self._doors.append(door)
         environ = {
             **ENVIRON,
+            "SYMBOLS": ",".join(self._symbols),
             "REDIS_URL": self._url,
             "BINANCE_BASE_URL": door.url,
             "HEALTH_PORT": str(free_port()),

@@ -72,6 +72,10 @@ class Verdicts:
     )
     weight: Verdict = field(default_factory=lambda: Verdict("weight within the limit in any 60 s"))
     fresh: Verdict = field(default_factory=lambda: Verdict("all fresh a refresh after the faults"))
+    restored: Verdict = field(default_factory=lambda: Verdict("what is deleted is sent again"))
+    apart: Verdict = field(default_factory=lambda: Verdict("no key is in another's database"))
+    payloads: Verdict = field(default_factory=lambda: Verdict("a payload says its database"))
+    readers: Verdict = field(default_factory=lambda: Verdict("readers hear their database alone"))
     flat: Verdict = field(default_factory=lambda: Verdict("threads and memory are flat"))
     exits: Verdict = field(default_factory=lambda: Verdict("SIGTERM ends it with exit code 0"))
     bugs: Verdict = field(default_factory=lambda: Verdict("no defect is logged"))
@@ -207,6 +211,13 @@ def judge_expiry(verdict: Verdict, seen: Seen, ttl_s: float, usable_at: float) -
     verdict.check(
         over_s <= EXPIRY_SLACK_S, f"{seen.key} at {seen.now:.3f}: expires {over_s:.3f} s too late"
     )
+
+
+def judge_keys(verdict: Verdict, db: int, keys: Iterable[str], symbols: Sequence[str]) -> None:
+    """The keys of candles and prices in database `db` are of the `symbols` of its services."""
+    of_symbols = [key for key in keys if key.startswith(("market:ohlcv:", "market:price:"))]
+    strange = sorted(key for key in of_symbols if key.split(":")[2] not in symbols)
+    verdict.check(not strange, f"in database {db}: {strange[:3]}")
 
 
 # --- judging requests to the exchange ---

@@ -38,6 +38,8 @@ TICKERS = "ticker/24hr"
 IN_FLIGHT_S = 1.0  # the longest a request may take (REQUEST_TIMEOUT)
 # The longest from a refusal to its note in Redis: the service writes it once a second.
 NOTE_S = 1.5
+# The one fault of Redis that hides no hold: market:hold is not among the keys that it deletes.
+DELETED = "redis deleted"
 
 
 @dataclass
@@ -128,7 +130,7 @@ class Record:
             return max((asked.at + asked.hold_s for asked in self._asked), default=0.0)
 
     def stop(self, service: str) -> None:
-        """Note that `service` is killed or stopped (SIGSTOP) now."""
+        """Note that `service` is killed or stopped (SIGSTOP) now, or loses its lease."""
         with self._lock:
             self._stopped_at[service].append(time.time())
 
@@ -143,11 +145,13 @@ class Record:
 
     def hides(self, told: Asked, at: float) -> bool:
         """Whether another service may not know at `at` of the hold that `told` began: Redis has
-        lost it or could not be reached, or the service that was told had no time to note it."""
+        lost it or could not be reached (over a slow line, leases expire), or the service that was
+        told had no time to note it."""
         with self._lock:
             stopped = self._stopped_at[told.service]
             return any(-IN_FLIGHT_S < since - told.at < NOTE_S for since in stopped) or any(
                 span.kind.startswith("redis ")
+                and span.kind != DELETED
                 and span.begun_at <= at
                 and told.at <= span.ended_at + NOTE_S
                 for span in self._spans

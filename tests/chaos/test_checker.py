@@ -13,7 +13,7 @@ import pytest
 from candles import Feed
 from demo.exchange import Exchange
 from settings import Timeframe
-from tests.chaos.checker import Checker
+from tests.chaos.checker import RESTORED_S, Checker, Deleted
 from tests.chaos.judges import (
     Sample,
     Seen,
@@ -24,6 +24,7 @@ from tests.chaos.judges import (
     judge_flatness,
     judge_heirs,
     judge_holds,
+    judge_keys,
     judge_price_age,
     judge_series,
     judge_weight,
@@ -257,8 +258,8 @@ def logged(type_: str, channel: str) -> str:
     )
 
 
-def published(name: str, *symbols: str) -> str:
-    update = json.dumps({"timeframe": name, "symbols": symbols}).replace('"', '\\"')
+def published(name: str, *symbols: str, db: int | None = 0) -> str:
+    update = json.dumps({"timeframe": name, "symbols": symbols, "db": db}).replace('"', '\\"')
     return f'"PUBLISH" "market:update:{name}" "{update}"'
 
 
@@ -308,6 +309,14 @@ class TestTransactions:
         for line in monitored(published("all")) * 2:  # nothing is known before the first one
             judge.feed(line)
         assert (verdicts.publishes.checks, verdicts.publishes.broken) == (1, 1)
+
+    @pytest.mark.parametrize(("db", "fine"), [(0, True), (1, False), (None, False)])
+    def test_a_payload_of_another_database(
+        self, verdicts: Verdicts, judge: TransactionJudge, db: int | None, fine: bool
+    ) -> None:
+        for line in monitored(published("1m", db=db)):
+            judge.feed(line)
+        assert (verdicts.payloads.checks, verdicts.payloads.fine) == (1, fine)
 
     @pytest.mark.parametrize(
         "command", [written("BTCUSDT"), logged("cache_write", "market:ohlcv:BTCUSDT:1m")]
@@ -369,11 +378,24 @@ class TestAsked:
             ([97.0, 104.0], None, 0, False),
             ([104.0], ("redis empty", 103.0), 0, False),
             ([104.0], ("redis empty", 98.0), 1, False),
+            ([104.0], ("redis slow line", 103.0), 0, False),
+            ([104.0], ("redis deleted", 103.0), 1, False),
             ([104.0], ("stop", 100.9), 0, False),
             ([104.0], ("stop", 102.0), 1, False),
             ([104.0], ("wake", 103.5), 0, False),
         ],
-        ids=["asks", "waits", "leads", "lost", "lost before", "unsaid", "said", "just woken"],
+        ids=[
+            "asks",
+            "waits",
+            "leads",
+            "lost",
+            "lost before",
+            "slow",
+            "kept",
+            "unsaid",
+            "said",
+            "just woken",
+        ],
     )
     def test_who_takes_over_during_a_hold(
         self,
@@ -436,6 +458,51 @@ class TestFreshness:
         monkeypatch.setattr(checker, "read", lambda: held if expires_in_s else {})
         checker.judge_freshness(since, {feed: 0.2}, {feed: since + stale_in_s})
         assert (verdicts.fresh.checks, verdicts.fresh.fine) == (checks, fine)
+
+
+class TestRestored:
+    @pytest.mark.parametrize(
+        ("deleted_s_ago", "left_s", "there", "checks", "fine"),
+        [
+            (0.0, 60.0, True, 1, True),
+            (RESTORED_S, 60.0, False, 1, False),
+            (RESTORED_S - 1, 0.5, False, 0, False),
+        ],
+        ids=["there again", "not", "expired"],
+    )
+    def test_what_was_deleted_is_there_again(
+        self,
+        verdicts: Verdicts,
+        monkeypatch: pytest.MonkeyPatch,
+        deleted_s_ago: float,
+        left_s: float,
+        there: bool,
+        checks: int,
+        fine: bool,
+    ) -> None:
+        checker = Checker(
+            "redis://127.0.0.1:1/0", Exchange(), Record(), verdicts, ["BTCUSDT"], [PLAN], 4, dict
+        )
+        key, now = "market:price:BTCUSDT", time.time()
+        seen = {key: Seen(key, "{}", now, now + left_s)}
+        monkeypatch.setattr(checker, "read", lambda: seen if there else {})
+        checker.judge_restored([Deleted(key, now - deleted_s_ago, now + left_s)])
+        assert (verdicts.restored.checks, verdicts.restored.fine) == (checks, fine)
+
+
+class TestKeys:
+    @pytest.mark.parametrize(
+        ("key", "fine"),
+        [
+            ("market:ohlcv:BTCUSDT:1m", True),
+            ("market:leader:term", True),
+            ("market:ohlcv:ETHUSDT:1m", False),
+            ("market:price:ETHUSDT", False),
+        ],
+    )
+    def test_a_key_of_another_database(self, verdicts: Verdicts, key: str, fine: bool) -> None:
+        judge_keys(verdicts.apart, 0, ["market:price:BTCUSDT", key], ["BTCUSDT"])
+        assert verdicts.apart.fine == fine
 
 
 class TestFlatness:

@@ -11,8 +11,13 @@ from typing import Any
 from tests.chaos.judges import Verdicts
 
 
+def database(line: str) -> int:
+    """The number of the database in which the command in a line of MONITOR was executed."""
+    return int(line.partition("[")[2].split()[0])
+
+
 class TransactionJudge:
-    """Takes all commands in the order in which Redis executed them."""
+    """Takes all commands of database `db` in the order in which Redis executed them."""
 
     def __init__(
         self,
@@ -20,9 +25,10 @@ class TransactionJudge:
         timeframes: Iterable[str],
         log_key: str,
         is_full: Callable[[float], bool] = lambda _: False,
+        db: int = 0,
     ) -> None:
         self._verdicts, self._timeframes, self._log_key = verdicts, set(timeframes), log_key
-        self._is_full = is_full
+        self._is_full, self._db = is_full, db
         self._open: dict[str, list[list[str]]] = {}  # by client: its transaction so far
         self.missed()
 
@@ -78,6 +84,8 @@ class TransactionJudge:
             )
 
     def _judge_publish(self, name: str, update: dict[str, Any]) -> None:
+        said = update.get("db")
+        self._verdicts.payloads.check(said == self._db, f"{name} of {self._db} says {said}")
         publishes = self._verdicts.publishes
         if name != "all":
             unwritten = set(update["symbols"]) - self._set[name]
