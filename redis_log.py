@@ -1,6 +1,7 @@
 """Redis operations that are also recorded in the message log, and a reader of that log.
 
-The log is one capped stream. Each entry is sent in the same transaction as the operation it
+The log is one capped stream. Entries of rare types are also in a stream of their own, for caching
+fills the log within the hour. Each entry is sent in the same transaction as the operation it
 describes, so an entry never claims what did not happen. Knows nothing of candles, HTTP or threads;
 many threads may share one LoggedRedis. As a command (`python redis_log.py --help`) it prints the
 log. Any program that shares this Redis can take this one file.
@@ -15,9 +16,9 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, unquote
 
@@ -29,7 +30,8 @@ from redis.sentinel import Sentinel
 
 DEFAULT_URL = "redis://127.0.0.1:6379/0"
 DEFAULT_KEY, DEFAULT_MAXLEN = "redis:message_log", 10_000  # entries: 40 minutes of 29 coins
-TYPES = ("publish", "cache_write", "cache_read", "signal", "trade", "error")
+RARE_TYPES = ("signal", "trade", "error")
+TYPES = ("publish", "cache_write", "cache_read", *RARE_TYPES)
 SOURCES = ("market-data", "ta-service", "dashboard", "trader-bot")  # the programs of this project
 SOCKET_TIMEOUT_S = 2.0  # for one answer, also to a whole refresh of about 5 MB
 _NODE = r"([\w.-]+|\[[0-9a-fA-F:.]+\]):[0-9]+"
@@ -39,6 +41,7 @@ SENTINEL_URL = (
 )
 SENTINEL_OPTIONS = {"sentinel_username": "username", "sentinel_password": "password"}
 PAGE = 2000  # entries read at once by a filter: a full log takes six short round trips
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999; an id may claim to be later
 
 Entry = dict[str, str]  # type, channel, source, summary, payload_size, timestamp; "id" if read
 Command = tuple[Any, ...]
@@ -227,27 +230,35 @@ class LoggedRedis(_LoggedOperations):
     def send(self, batch: Batch, fence: tuple[str, str] | None = None) -> None:
         """Send `batch` as one MULTI/EXEC: its writes, its log entries, then its publishes.
 
-        If Redis refuses the entries (another type of key, no permission), the rest is sent without
+        If Redis refuses entries (another type of key, no permission), the rest is sent without
         them. `fence` is a key and the value it must have: if it has another one when the
         transaction executes, nothing is written and Fenced is raised.
         """
-        log: list[Command] = [
-            ("XADD", self._log_key, "MAXLEN", "~", self._log_maxlen, "*", *chain(*entry.items()))
+        log = [self._xadd(self._log_key, entry) for entry in batch.entries]
+        rare = [
+            self._xadd(_stream(self._log_key, entry["type"]), entry)
             for entry in batch.entries
+            if entry["type"] in RARE_TYPES
         ]
-        try:
-            answers, self.log_error = self._transact(batch.commands, log, fence)
-        except redis.ResponseError as error:
-            full = isinstance(error, redis.exceptions.OutOfMemoryError)
-            if full and any(command[0] != "PUBLISH" for command in batch.commands):
-                raise  # it refused the values as well, and may have room for them a moment later
-            # Redis refused a command before EXEC, so it executed none of them. If an entry was not
-            # the reason, the same error comes again.
-            answers, _ = self._transact(batch.commands, [], fence)
-            self.log_error = str(error)
+        refused = ""
+        for entries in [log + rare, log, []] if rare else [log, []]:
+            try:
+                answers, reason = self._transact(batch.commands, entries, fence)
+                break
+            except redis.ResponseError as error:
+                full = isinstance(error, redis.exceptions.OutOfMemoryError)
+                if not entries or (full and any(each[0] != "PUBLISH" for each in batch.commands)):
+                    raise  # a full Redis may have room for the values a moment later
+                # Redis refused a command before EXEC, so it executed none of them. If an entry was
+                # not the reason, the same error comes again.
+                refused = refused or str(error)
+        self.log_error = refused or reason
         for answer in answers:
             if isinstance(answer, Exception):
                 raise answer
+
+    def _xadd(self, stream: str, entry: Entry) -> Command:
+        return ("XADD", stream, "MAXLEN", "~", self._log_maxlen, "*", *chain(*entry.items()))
 
     def cache_read(self, *keys: str) -> list[Read]:
         """Read all keys in one transaction; then write one log entry for all of them."""
@@ -296,8 +307,9 @@ class LoggedRedis(_LoggedOperations):
             except redis.WatchError:
                 raise Fenced("the fence changed before EXEC") from None
         first, last = len(writes), len(writes) + len(log)
-        refused = next((a for a in answers[first:last] if isinstance(a, Exception)), "")
-        return answers[:first] + answers[last:], str(refused)
+        said = zip(log, answers[first:last], strict=True)
+        refused = next((f"{xadd[1]}: {a}" for xadd, a in said if isinstance(a, Exception)), "")
+        return answers[:first] + answers[last:], refused
 
 
 def _watch(pipeline: Any, key: str) -> Any:
@@ -325,56 +337,178 @@ def _pattern(keys: tuple[str, ...]) -> str:
 # --- reading the log ---
 
 
+class Wanted:
+    """Which entries to read, as `read_log` takes it. ValueError says what is accepted."""
+
+    def __init__(
+        self,
+        type: str | Iterable[str] | None = None,
+        source: str | None = None,
+        before: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        q: str | None = None,
+    ) -> None:
+        self.types = (type,) if isinstance(type, str) else tuple(dict.fromkeys(type or ()))
+        self.source, self.text = source, (q or "").lower()
+        words = (self.types, () if source is None else (source,))
+        self.words = [{word.encode() for word in each} for each in words if each]
+        self.is_rare = bool(self.types) and set(self.types) <= set(RARE_TYPES)
+        self.first = "-" if since is None else str(_parse_time("since", since))
+        self.last = "+" if before is None else f"({_check_id(before)}"
+        if until is not None:
+            until_ms = _parse_time("until", until)
+            if before is None or until_ms < _position(before)[0]:
+                self.last = str(until_ms)  # means all entries of that millisecond
+
+    def streams(self, key: str) -> list[str]:
+        """The streams of rare types, if nothing else is wanted; else the log."""
+        return [_stream(key, type_) for type_ in self.types] if self.is_rare else [key]
+
+    def page(self, limit: int) -> int:
+        """How many entries to read at once."""
+        all_match = self.source is None and not self.text and (self.is_rare or not self.types)
+        return limit if all_match else PAGE
+
+    def first_look(self, page: list[Any]) -> list[Any]:
+        """The entries, as Redis sends them, that may match: most do not, and decoding is slow."""
+        for words in self.words:
+            page = [entry for entry in page if not words.isdisjoint(entry[1])]
+        return page
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether type, source and text are the wanted ones."""
+        texts = (entry.get("channel", ""), entry.get("summary", ""))
+        return (
+            (not self.types or entry.get("type") in self.types)
+            and self.source in (None, entry.get("source"))
+            and any(self.text in text.lower() for text in texts)
+        )
+
+
+class Extent(NamedTuple):
+    """Of a stream, or of several: the number of entries, and the times of the oldest and of the
+    newest, ISO 8601; None if there is no entry."""
+
+    length: int
+    oldest: str | None
+    newest: str | None
+
+
 def read_log(
     client: redis.Redis,
     limit: int = 100,
-    type: str | None = None,
+    type: str | Iterable[str] | None = None,
     source: str | None = None,
     *,
     key: str = DEFAULT_KEY,
+    before: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+    q: str | None = None,
 ) -> list[Entry]:
-    """The newest `limit` entries of that type and source (None: any), newest first, with "id"."""
+    """The newest `limit` entries of that type (or types) and source, newest first, with "id".
+
+    If only rare types are wanted, their own streams are read, whose ids are not those of the log.
+    `before` is the id of the last entry of the page before, read with the same types. `since` and
+    `until` are ISO 8601, in UTC unless they say otherwise. `q` is a text in channel or summary, in
+    upper or lower case. None means any. Entries of several streams that have the same id stay
+    together, so there may be two more than `limit`. Raises ValueError that says what is accepted.
+    """
+    wanted = Wanted(type, source, before, since, until, q)
+    streams = wanted.streams(key)
+    if len(streams) == 1:
+        return _read_stream(client, streams[0], limit, wanted)
+    found = [entry for each in streams for entry in _read_stream(client, each, limit, wanted)]
+    found.sort(key=lambda entry: _position(entry["id"]), reverse=True)
+    shown, rest = found[:limit], found[limit:]
+    return shown + list(takewhile(lambda entry: entry["id"] == shown[-1]["id"], rest))
+
+
+def _read_stream(client: redis.Redis, stream: str, limit: int, wanted: Wanted) -> list[Entry]:
     # This client leaves entries as flat lists of bytes: decoding all 10,000 to dicts of str takes
     # as long again as reading them.
     reader: Any = redis.Redis(connection_pool=client.connection_pool)
     reader.set_response_callback("XREVRANGE", lambda response, **_: response)
-    wanted = [word.encode() for word in (type, source) if word is not None]
-    count = PAGE if wanted else limit
+    count = wanted.page(limit)
     found: list[Entry] = []
-    before: str | bytes = "+"
+    last: str | bytes = wanted.last
     while len(found) < limit:
         page: Any = reader.execute_command(
-            "XREVRANGE", key, before, "-", "COUNT", count, NEVER_DECODE=True
+            "XREVRANGE", stream, last, wanted.first, "COUNT", count, NEVER_DECODE=True
         )
-        entries = page
-        for word in wanted:
-            entries = [entry for entry in entries if word in entry[1]]
-        for id_, flat in entries:
+        for id_, flat in wanted.first_look(page):
             texts = [text.decode(errors="backslashreplace") for text in flat]
             fields = dict(zip(texts[::2], texts[1::2], strict=True))
-            if _matches(fields, type, source):
+            if wanted.matches(fields):
                 found.append(fields | {"id": id_.decode()})
         if len(page) < count:
             break
-        before = b"(" + page[-1][0]
+        last = b"(" + page[-1][0]
     return found[:limit]
 
 
-def follow_log(client: redis.Redis, after: str, *, key: str = DEFAULT_KEY) -> Iterator[list[Entry]]:
+def log_extent(
+    client: redis.Redis, type: str | Iterable[str] | None = None, *, key: str = DEFAULT_KEY
+) -> Extent:
+    """The extent of what `read_log` reads for that type, or types."""
+    pipeline: Any = client.pipeline(transaction=False)
+    for stream in Wanted(type).streams(key):
+        pipeline.xlen(stream)
+        pipeline.xrange(stream, count=1)
+        pipeline.xrevrange(stream, count=1)
+    answers = pipeline.execute()
+    ends = [id_ for answer in answers if isinstance(answer, list) for id_, _ in answer]
+    times = sorted(min(_position(id_)[0], LATEST_MS) for id_ in ends)
+    oldest, newest = (iso_ms(times[end] / 1000) if times else None for end in (0, -1))
+    return Extent(sum(answers[::3]), oldest, newest)
+
+
+def follow_log(
+    client: redis.Redis, after: str | dict[str, str], *, key: str = DEFAULT_KEY
+) -> Iterator[list[Entry]]:
     """Yields the entries added after the entry id `after` as they arrive, oldest first; never ends.
 
-    An empty list means that a second passed without a new entry.
+    An empty list means that a second passed without a new entry. Of several streams, `after` is a
+    dict of ids by stream, which is kept up to date.
     """
+    after = {key: after} if isinstance(after, str) else after
+    streams: Any = after
     while True:
         # XREAD must return before the socket times out, which would be an error.
-        added: Any = client.xread({key: after}, block=int(SOCKET_TIMEOUT_S * 500))
+        added: Any = client.xread(streams, block=int(SOCKET_TIMEOUT_S * 500))
+        after |= {stream: page[-1][0] for stream, page in added or []}
         entries = [fields | {"id": id_} for _, page in added or [] for id_, fields in page]
-        after = entries[-1]["id"] if entries else after
-        yield entries
+        yield sorted(entries, key=lambda entry: _position(entry["id"]))
 
 
-def _matches(fields: Entry, type: str | None, source: str | None) -> bool:
-    return type in (None, fields.get("type")) and source in (None, fields.get("source"))
+def _stream(key: str, type_: str) -> str:
+    """Where entries of a rare type are."""
+    return f"{key}:{type_}"
+
+
+def _position(id_: str) -> tuple[int, int]:
+    """Of an entry in its stream, for comparison: milliseconds since the epoch, and a number."""
+    milliseconds, _, number = id_.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _check_id(text: str) -> str:
+    is_id = re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", text)
+    if is_id and _position(text) > (0, 0) and max(_position(text)) < 2**64:
+        return text
+    raise ValueError(f"before={text!r}: must be the id of an entry, like 1795489650638-0")
+
+
+def _parse_time(name: str, text: str) -> int:
+    """ISO 8601 as milliseconds since the epoch, 0 if it is before."""
+    try:
+        time_ = datetime.fromisoformat(text)
+        utc = time_ if time_.tzinfo else time_.replace(tzinfo=UTC)
+        return max(0, round(utc.timestamp() * 1000))
+    except ValueError:
+        accepted = "a time like 2026-11-24, 2026-11-24T03:07:30Z or 2026-11-24T03:07:30-05:00"
+        raise ValueError(f"{name}={text!r}: must be {accepted}") from None
 
 
 # --- the command ---
@@ -395,47 +529,71 @@ def _arguments() -> argparse.Namespace:
         epilog="Settings: REDIS_URL (redis://127.0.0.1:6379/0) and MESSAGE_LOG_KEY "
         "(redis:message_log).",
     )
-    parser.add_argument("--type", choices=TYPES, help="only entries of this type")
+    parser.add_argument(
+        "--type", choices=TYPES, action="append", help="only entries of this type; may be repeated"
+    )
     parser.add_argument(
         "--source", metavar="NAME", help=f"only entries of this program ({', '.join(SOURCES)}, ...)"
     )
+    parser.add_argument("--q", metavar="TEXT", help="only entries with this in channel or summary")
+    for name, what in (("since", "not older than this"), ("until", "not newer than this")):
+        parser.add_argument(f"--{name}", metavar="TIME", help=f"only entries {what}; ISO 8601, UTC")
+    parser.add_argument("--before", metavar="ID", help="only entries older than this one (--json)")
     parser.add_argument("--limit", type=int, default=20, help="at most so many entries (20)")
     parser.add_argument("--follow", action="store_true", help="then print new entries as they come")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     arguments = parser.parse_args()
     if arguments.limit < 1:
         parser.error(f"--limit {arguments.limit}: must be 1 or more")
+    if arguments.follow and (arguments.until or arguments.before):
+        parser.error("--follow prints what comes: it goes with neither --until nor --before")
     try:
         if arguments.source is not None:
             check_source(arguments.source)
+        names = ("type", "source", "before", "since", "until", "q")
+        arguments.filters = {name: getattr(arguments, name) for name in names}
+        arguments.wanted = Wanted(**arguments.filters)
     except ValueError as error:
         parser.error(f"--{error}")
     return arguments
+
+
+def _print(entries: Iterable[Entry], arguments: argparse.Namespace) -> None:
+    for entry in filter(arguments.wanted.matches, entries):
+        print(json.dumps(entry) if arguments.json else _line(entry), flush=arguments.follow)
+
+
+def _follow(
+    client: redis.Redis, key: str, found: list[Entry], arguments: argparse.Namespace
+) -> None:
+    """Print what comes after `found`, through failures of the connection; never ends."""
+    streams = arguments.wanted.streams(key)
+    # What is wanted of any stream and was not found is older than all that was.
+    after = dict.fromkeys(streams, found[0]["id"] if found else "0-0")
+    for entry in found:
+        after[streams[0] if len(streams) == 1 else _stream(key, entry["type"])] = entry["id"]
+    while True:
+        try:
+            for entries in follow_log(client, after, key=key):
+                _print(entries, arguments)
+        except (redis.ConnectionError, redis.TimeoutError) as error:
+            print(f"redis_log: {error}; retrying", file=sys.stderr)
+            time.sleep(1)
 
 
 def main() -> int:
     arguments = _arguments()
     url = os.environ.get("REDIS_URL") or DEFAULT_URL
     key = os.environ.get("MESSAGE_LOG_KEY") or DEFAULT_KEY
-    wanted = (arguments.type, arguments.source)
-    last = "0"
-
-    def show(entry: Entry) -> str:
-        print(json.dumps(entry) if arguments.json else _line(entry), flush=arguments.follow)
-        return entry["id"]
-
     try:
         client = connect(url)
-        for entry in reversed(read_log(client, arguments.limit, *wanted, key=key)):
-            last = show(entry)
-        while arguments.follow:
-            try:
-                for entries in follow_log(client, last, key=key):
-                    for entry in entries:
-                        last = show(entry) if _matches(entry, *wanted) else entry["id"]
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                print(f"redis_log: {error}; retrying", file=sys.stderr)
-                time.sleep(1)
+        found = read_log(client, arguments.limit, **arguments.filters, key=key)[::-1]
+        _print(found, arguments)
+        if len(found) < arguments.limit:
+            oldest = log_extent(client, arguments.type, key=key).oldest
+            print(f"redis_log: the log reaches back to {oldest or 'no entry'}", file=sys.stderr)
+        if arguments.follow:
+            _follow(client, key, found, arguments)
     except (redis.RedisError, ValueError) as error:
         print(f"redis_log: cannot read {key} at {redact(url)}: {error}", file=sys.stderr)
         return 1

@@ -16,6 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import redis
+
 from bench.hour import (
     an_hour,
     hourly_extras,
@@ -256,24 +258,29 @@ def spans(asked: Sequence[float], ends: Sequence[float]) -> list[float]:
 # --- the message log ---
 
 
-def log_query_ms(stage: Stage) -> list[float]:
-    """How long `read_log` takes, in ms, for a type that no entry of a full stream has."""
+def log_queries_ms(stage: Stage) -> tuple[list[float], list[float]]:
+    """How long `read_log` takes, in ms, over full streams: for a common type that no entry has, and
+    for a rare type that all entries of its stream have."""
     stage.client.flushall()
     client = connect(stage.redis_url)
     logged = LoggedRedis(client, "market-data", log_maxlen=LOG_LENGTH)
-    while client.xlen("redis:message_log") < LOG_LENGTH:
-        batch = logged.batch()
-        for symbol in market.symbols(500):
-            summary = "500 candles to 2026-11-24T03:07:00.000Z"
-            batch.entries.append(
-                batch._entry("cache_write", f"market:ohlcv:{symbol}:5m", summary, 52_000)
-            )
-        logged.send(batch)
-    took = []
+    summary = "500 candles to 2026-11-24T03:07:00.000Z"
+    for type_ in ("error", "cache_write"):  # the second fills the log, and leaves the errors alone
+        for _ in range(LOG_LENGTH // 500 + 1):
+            batch = logged.batch()
+            for symbol in market.symbols(500):
+                key = f"market:ohlcv:{symbol}:5m"
+                batch.entries.append(batch._entry(type_, key, summary, 52_000))
+            logged.send(batch)
     gc.freeze()  # as consumers/program.py does for the programs that make such queries
+    return _query_ms(client, "cache_read"), _query_ms(client, "error")
+
+
+def _query_ms(client: redis.Redis, type_: str) -> list[float]:
+    took = []
     for _ in range(LOG_QUERIES):
         started = time.perf_counter()
-        read_log(client, limit=20, type="trade")
+        read_log(client, limit=20, type=type_)
         took.append((time.perf_counter() - started) * 1000)
     return took
 

@@ -3,7 +3,7 @@
 `Results` are the measurements of `python -m bench`, as JSON: "alone" (fills and refreshes, first by
 transport), "fresh" (delays in seconds), "steady" (see Steady.figures of bench.phases), all by
 contender; "growth" by number of symbols; "local_api" (see bench.local_api.measure), "log_ms",
-"machine".
+"rare_log_ms", "machine".
 """
 
 from __future__ import annotations
@@ -139,6 +139,9 @@ def _first_bars(results: Results) -> list[Bar]:
             25,
             percentile(results["log_ms"], 0.99),
             " ms",
+        ),
+        Bar(
+            "query of a full rare stream, p99", 10, percentile(results["rare_log_ms"], 0.99), " ms"
         ),
         Bar(
             f"local API at {RATE} answers a second, p99",

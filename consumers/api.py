@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
-import redis
-
 from consumers import live
 from consumers.live import Activity, Board, Watch
 from consumers.market_cache import SYMBOL, MarketCache, now_ms, timeframe_ms
-from redis_log import TYPES, check_source, read_log
+from redis_log import TYPES, check_source, log_extent, read_log
 
 Parameters = dict[str, str]
+REPEATED, SEPARATOR = "type", ","  # type=trade&type=error is the same as type=trade,error
 Answer = dict[str, Any]
 
 
@@ -86,30 +85,37 @@ class Api:
         }
 
     def _message_log(self, parameters: Parameters) -> Answer:
-        _accept(parameters, "limit", "type", "source")
-        limit, type_ = parameters.get("limit", "100"), parameters.get("type")
+        """?limit=100&type=&source=&before=&since=&until=&q=, as `read_log` takes them."""
+        filters: dict[str, Any] = parameters.copy()
+        _accept(filters, "limit", "type", "source", "before", "since", "until", "q")
+        limit = filters.pop("limit", "100")
         if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= 1000:
             raise BadRequest(f"limit={limit!r}: must be a whole number from 1 to 1000")
-        if type_ not in (None, *TYPES):
-            raise BadRequest(f"type={type_!r}: must be one of {' '.join(TYPES)}")
+        types = filters.pop("type").split(SEPARATOR) if "type" in filters else None
+        if unknown := set(types or ()) - set(TYPES):
+            raise BadRequest(f"type={min(unknown)!r}: must be one of {' '.join(TYPES)}")
         try:
-            source = check_source(parameters["source"]) if "source" in parameters else None
+            if "source" in filters:
+                check_source(filters["source"])
+            entries = read_log(self._client, int(limit), types, key=self._log_key, **filters)
         except ValueError as error:
             raise BadRequest(str(error)) from None
-        client: redis.Redis = self._client
-        length: Any = client.xlen(self._log_key)
-        entries = read_log(client, int(limit), type_, source, key=self._log_key)
-        return {"length": length, "entries": entries}
+        length, oldest, _ = log_extent(self._client, types, key=self._log_key)
+        return {"length": length, "reaches_back_to": oldest, "entries": entries}
 
 
 def _parameters(query: str) -> Parameters:
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=10)
+        pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=20)
     except ValueError as error:
         raise BadRequest(f"bad query: {error}") from None
-    if len(dict(pairs)) < len(pairs):
-        raise BadRequest("each parameter only once")
-    return dict(pairs)
+    parameters: Parameters = {}
+    for name, value in pairs:
+        if name in parameters and name != REPEATED:
+            raise BadRequest(f"each parameter only once, but for {REPEATED}")
+        before = parameters[name] + SEPARATOR if name in parameters else ""
+        parameters[name] = before + value
+    return parameters
 
 
 def _accept(parameters: Parameters, *names: str) -> None:

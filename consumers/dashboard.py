@@ -1,7 +1,7 @@
 """The dashboard: pages that show what is in Redis, and the JSON they are made of.
 
     /            the scanner page       /api/scanner     /api/candles?symbol=&timeframe=
-    /status      the status page        /api/status      /api/redis/log?limit=&type=&source=
+    /status      the status page        /api/status      /api/redis/log?type=&q=&…
                                         /api/events      server-sent events
 
 Four threads keep up to date what the pages show: the three of live.py and the scanner, which

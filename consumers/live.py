@@ -17,6 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -40,7 +41,7 @@ from consumers.scanner import score_key
 from consumers.ta_service import indicators_key
 from environment import is_loopback
 from journal import short
-from redis_log import follow_log, redact
+from redis_log import RARE_TYPES, follow_log, log_extent, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
 MINUTE_MS, CHARTED_MINUTES = 60_000, 30  # the chart of messages a minute
@@ -51,6 +52,7 @@ MAX_LISTENERS = 50  # each has a thread
 MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnects and reads anew
 # Of these messages, so that they take 16 MB for all listeners together.
 MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
+LOGS = (None, *RARE_TYPES)  # the message log, and the rare types with streams of their own
 RETRY_S = 1.0  # after a failure of Redis, or a bug
 
 OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
@@ -321,7 +323,7 @@ class Watch:
         # The last answers. One thread replaces the whole dict, so readers need no lock.
         self.state: dict[str, Any] = {
             "service": {"up": False, "error": "not asked yet", "health": None},
-            "redis": {"up": False, "error": "not asked yet", "message_log_length": None},
+            "redis": _redis_state("not asked yet"),
             "consumers": dict.fromkeys(CONSUMERS),
         }
 
@@ -355,19 +357,32 @@ class Watch:
 
     def _ask_redis(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
         """The state of Redis, and each consumer's last sign of life; None if it does not answer."""
-        pipeline: Any = self._client.pipeline(transaction=False)
-        pipeline.hgetall(ALIVE_KEY)
-        pipeline.xlen(self._log_key)
+        refused: list[str] = []
+
+        def answer_of(question: Callable[[], Any]) -> Any:
+            try:
+                return question()
+            except redis.ResponseError as error:
+                refused.append(str(error))
+                return None
+
         try:
-            lives, length = pipeline.execute(raise_on_error=False)
+            known = answer_of(lambda: self._client.hgetall(ALIVE_KEY)) or {}
+            log = {type_ or "all": answer_of(partial(self._extent, type_)) for type_ in LOGS}
         except redis.RedisError as error:
-            return {"up": False, "error": str(error), "message_log_length": None}, None
-        refused = [str(answer) for answer in (lives, length) if isinstance(answer, Exception)]
-        length = length if isinstance(length, int) else None
-        state = {"up": True, "error": "; ".join(refused), "message_log_length": length}
-        known = lives if isinstance(lives, dict) else {}
+            return _redis_state(str(error)), None
         names = [*CONSUMERS, *sorted(known.keys() - set(CONSUMERS))]
+        state = _redis_state("; ".join(refused), log)
         return state, {name: _life(known.get(name)) for name in names}
+
+    def _extent(self, type_: str | None) -> dict[str, Any]:
+        return log_extent(self._client, type_, key=self._log_key)._asdict()
+
+
+def _redis_state(error: str, log: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`log`: the extents of the whole message log and of each rare type; None if Redis is down."""
+    length = log["all"]["length"] if log and log["all"] else None
+    return {"up": log is not None, "error": error, "message_log_length": length, "log": log or {}}
 
 
 def _life(text: str | None) -> dict[str, Any] | None:

@@ -204,7 +204,7 @@ def fill_log(client: redis.Redis, count: int) -> None:
         ta.signal("ta:signals", "{}", f"signal {start}")
         batch = market.batch()
         for number in range(99):
-            batch.error(f"market:ohlcv:C{number}USDT:5m", "500 candles to 2026-11-24T03:07:00.624Z")
+            batch.cache_write(f"c:{number}", "", 60, "500 candles to 2026-11-24T03:07:00.624Z")
         market.send(batch)
 
 
@@ -213,10 +213,10 @@ class TestMessageLog:
         fill_log(client, 1000)
         server = serve()
         status, body = ask(server, "/api/redis/log")
-        assert status == 200 and len(body["entries"]) == 100
+        assert status == 200 and len(body["entries"]) == 100 and body["length"] >= 1000
         status, body = ask(server, "/api/redis/log?limit=3&type=signal&source=ta-service")
         assert [e["summary"] for e in body["entries"]] == ["signal 900", "signal 800", "signal 700"]
-        assert body["length"] >= 1000
+        assert body["length"] == 10  # of the stream that was read
         status, body = ask(server, "/api/redis/log?type=trade")
         assert (status, body["entries"]) == (200, [])
 
@@ -227,7 +227,7 @@ class TestMessageLog:
 
     @pytest.mark.parametrize(
         ("name", "accepted", "value"),
-        [("type", TYPES, value) for value in ("nope", "", "Signal")]
+        [("type", TYPES, value) for value in ("nope", "", "Signal", "trade&type=nope", "trade,")]
         + [("source", SOURCES, value) for value in ("", "Signal", "my_bot", "a" * 41, "%00")],
     )
     def test_an_unknown_type_or_bad_source_is_400_and_says_what_is_accepted(
@@ -254,24 +254,84 @@ class TestMessageLog:
             assert tuple(re.findall("<option>(.*)</option>", filter_)) == offered
 
     @pytest.mark.parametrize(
-        "query", ["typ=signal", "type=signal&type=trade", "type=%ff", "a&b&c&d&e&f&g&h&i&j&k"]
+        "query", ["typ=signal", "limit=1&limit=2", "type=%ff", "&".join("abcdefghijklmnopqrstu")]
     )
     def test_a_bad_query_is_400(self, idle: Dashboard, query: str) -> None:
         assert ask(idle, f"/api/redis/log?{query}")[0] == 400
 
     @pytest.mark.parametrize(
-        ("query", "pages"), [("type=signal", 6), ("type=trade&source=trader-bot", 6), ("", 1)]
+        ("query", "accepted"),
+        [
+            ("before=1795489650638", "like 1795489650638-0"),
+            ("since=noon", "a time like 2026-11-24"),
+            ("until=", "a time like 2026-11-24"),
+        ],
+    )
+    def test_a_bad_time_or_id_is_400_and_says_what_is_accepted(
+        self, idle: Dashboard, query: str, accepted: str
+    ) -> None:
+        status, body = ask(idle, f"/api/redis/log?{query}")
+        assert status == 400 and query.partition("=")[0] in body["error"]
+        assert accepted in body["error"]
+
+    @pytest.mark.parametrize(
+        ("query", "entries", "pages"),
+        [
+            ("type=publish&source=trader-bot", 0, 6),
+            ("source=trader-bot", 0, 6),
+            ("type=signal", 105, 1),
+            ("type=trade&type=error", 0, 2),
+            ("", 1000, 1),
+        ],
     )
     def test_a_full_log_is_read_once_and_in_few_pages(
-        self, serve: Serve, client: Any, query: str, pages: int
+        self, serve: Serve, client: Any, query: str, entries: int, pages: int
     ) -> None:
         fill_log(client, 10_500)
         server = serve()
         until(lambda: client.xlen(DEFAULT_KEY) >= 10_000, 5)
-        client.config_resetstat()
-        status, body = ask(server, f"/api/redis/log?limit=1000&{query}")
-        assert status == 200 and body["length"] >= 10_000
-        assert client.info("commandstats")["cmdstat_xrevrange"]["calls"] <= pages
+        with client.monitor() as monitor:
+            status, body = ask(server, f"/api/redis/log?limit=1000&{query}")
+            client.echo("done")
+            heard = iter(lambda: monitor.next_command()["command"], "ECHO done")
+            read = [command for command in heard if re.match(r"XREVRANGE .*COUNT \d{4}", command)]
+        assert status == 200 and len(body["entries"]) == entries
+        assert 1 <= len(read) <= pages
+
+    def test_several_types_and_pages_back(self, serve: Serve, client: Any) -> None:
+        fill_log(client, 300)
+        LoggedRedis(client, "trader-bot").trade("paper:trades", "{}", "buy")
+        server = serve()
+
+        def found(query: str) -> list[str]:
+            _, body = ask(server, f"/api/redis/log?{query}")
+            return [entry["summary"] for entry in body["entries"]]
+
+        rare = "type=signal&type=trade"
+        assert found(rare) == ["buy", "signal 200", "signal 100", "signal 0"]
+        _, body = ask(server, f"/api/redis/log?{rare}&limit=2")
+        assert body["length"] == 4
+        assert found(f"{rare}&before={body['entries'][-1]['id']}") == ["signal 100", "signal 0"]
+        assert found("type=signal&type=cache_write&limit=1&q=SIGNAL") == ["signal 200"]
+        assert found(f"{rare}&until=2020-01-01") == found(f"{rare}&since=2999-01-01") == []
+
+    def test_says_how_far_back_it_reaches(self, serve: Serve, client: Any) -> None:
+        client.xadd(DEFAULT_KEY, {"type": "trade"}, id="1000-0")
+        client.xadd(f"{DEFAULT_KEY}:error", {"type": "error"}, id="2000-0")
+        server = serve()
+        reaches = {
+            query: ask(server, f"/api/redis/log?{query}")[1]["reaches_back_to"]
+            for query in ("", "type=error", "type=trade", "type=error&type=publish")
+        }
+        of_log, of_errors = "1970-01-01T00:00:01.000Z", "1970-01-01T00:00:02.000Z"
+        assert list(reaches.values()) == [of_log, of_errors, None, of_log]
+        log = until(lambda: ask(server, "/api/status")[1]["redis"]["log"], 5)
+        assert {name: extent["oldest"] for name, extent in log.items()} == {
+            "all": of_log,
+            "signal": None,
+            "trade": None,
+            "error": of_errors,
+        }
 
     def test_a_log_of_another_type_is_503_with_the_reason(self, serve: Serve, client: Any) -> None:
         client.set(DEFAULT_KEY, "no stream")

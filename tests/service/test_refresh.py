@@ -388,7 +388,11 @@ class TestFaults:
         assert fake.exists("market:ohlcv:BTCUSDT:5m") and len(read_log(fake, 10, "error")) == 4
 
     def test_a_dead_exchange_is_said_once_and_ends_within_the_interval(
-        self, make: Callable[..., MarketData], exchange: Exchange, caplog: pytest.LogCaptureFixture
+        self,
+        make: Callable[..., MarketData],
+        exchange: Exchange,
+        fake: Any,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         service = make()
         turn(service)
@@ -401,6 +405,8 @@ class TestFaults:
         said = [message for message in caplog.messages if "fetch_failing" in message]
         assert len(said) == 2  # candles, prices: all symbols in one line each
         assert "symbols=BTCUSDT,ETHUSDT,SOLUSDT" in said[0] and "refused" in said[0]
+        logged = [entry["channel"] for entry in read_log(fake, 1000, "error")]
+        assert len(logged) == len(set(logged)) == 6  # candles and price of each symbol, once
 
     def test_the_forming_candle_of_a_lagging_answer_does_not_replace_a_newer_one(
         self, make: Callable[..., MarketData], exchange: Exchange, fake: Any

@@ -165,6 +165,7 @@ def results() -> dict[str, Any]:
     return {
         "machine": "a machine",
         "log_ms": [10.0, 20.0],
+        "rare_log_ms": [1.0, 2.0],
         "alone": {"plain": alone(1.0), "tls": alone(1.25)},
         "fresh": {key: [1.0 * n, 1.1 * n] for n, key in enumerate(keys, 1)},
         "steady": {key: steady(n) for n, key in enumerate(keys, 1)},
@@ -195,6 +196,7 @@ def test_bars() -> None:
     assert bars["freshness p99"].cells() == ["freshness p99", "≤ 1.2 s", "1.1 s", "met"]
     assert not bars["bytes an hour, of before"].met
     assert bars["refresh, of the fastest other"].wanted == 0.8
+    assert bars["query of a full rare stream, p99"].measured == 2
     assert bars["peak memory"].cells() == ["peak memory", "≤ 65 MB", "40 MB", "met"]
     assert not report.Bar("unknown", 1, math.nan).met
 

@@ -42,7 +42,7 @@ from binance_client import BinanceClient
 from candles import Feed, Series
 from fetcher import Fetcher
 from rate_limiter import RateLimiter
-from redis_log import DEFAULT_KEY, read_log
+from redis_log import DEFAULT_KEY, RARE_TYPES, iso_ms, read_log
 from settings import Settings
 from store import Store
 from tests.candles import rows_of, written
@@ -760,10 +760,10 @@ TEXTS = ["signal", "trade", "dashboard", "type", ""]
 texts = st.sampled_from(TEXTS)
 fields = st.sampled_from(["type", "source", "channel", "summary", "id"])
 entries = st.one_of(
-    st.just([("type", "signal"), ("summary", "trade"), ("source", "dashboard")]),
+    st.just([("type", "publish"), ("summary", "trade"), ("source", "dashboard")]),
     st.lists(st.tuples(fields, texts), min_size=1, max_size=6),
 )
-types, sources = (st.one_of(st.none(), st.just(usual), texts) for usual in ("signal", "dashboard"))
+types, sources = (st.one_of(st.none(), st.just(usual), texts) for usual in ("publish", "dashboard"))
 
 
 class TestReadLog:
@@ -804,3 +804,46 @@ class TestReadLog:
                 plain.append(entry)
         with patch.object(redis_log, "PAGE", page):
             assert read_log(self.client, limit, type_, source) == plain[:limit]
+
+    @given(
+        added=st.dictionaries(
+            st.tuples(st.integers(1, 4), st.integers(0, 1), st.sampled_from(RARE_TYPES)),
+            st.sampled_from(["flip", "Flop"]),
+            max_size=12,
+        ),
+        limit=st.integers(1, 5),
+        q=st.sampled_from([None, "FL", "flop"]),
+        since_ms=st.integers(0, 3),
+        until_ms=st.integers(1, 5),
+    )
+    def test_pages_of_several_streams_have_all_entries_once(
+        self,
+        added: dict[tuple[int, int, str], str],
+        limit: int,
+        q: str | None,
+        since_ms: int,
+        until_ms: int,
+    ) -> None:
+        """Even where entries of different types have the same id."""
+        for type_ in RARE_TYPES:
+            self.client.delete(f"{DEFAULT_KEY}:{type_}")
+        for (ms, number, type_), text in sorted(added.items()):
+            fields: Any = {"type": type_, "summary": text}
+            self.client.xadd(f"{DEFAULT_KEY}:{type_}", fields, id=f"{ms}-{number}")
+        filters = {"since": iso_ms(since_ms / 1000), "until": iso_ms(until_ms / 1000), "q": q}
+        found: list[dict[str, str]] = []
+        before = None
+        with patch.object(redis_log, "PAGE", 2):
+            while page := read_log(self.client, limit, RARE_TYPES, before=before, **filters):
+                assert len({entry["id"] for entry in page}) <= limit
+                found += page
+                before = page[-1]["id"]
+        expected = [
+            ((ms, number), type_)
+            for (ms, number, type_), text in added.items()
+            if (q or "").lower() in text.lower() and since_ms <= ms <= until_ms
+        ]
+        positions = [tuple(map(int, entry["id"].split("-"))) for entry in found]
+        assert positions == sorted((position for position, _ in expected), reverse=True)
+        types = (entry["type"] for entry in found)
+        assert set(zip(positions, types, strict=True)) == set(expected)

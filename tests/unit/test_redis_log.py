@@ -11,7 +11,15 @@ import pytest
 import redis
 
 import redis_log
-from redis_log import DEFAULT_KEY, LoggedRedis, iso_ms, read_log, redact
+from redis_log import (
+    DEFAULT_KEY,
+    RARE_TYPES,
+    LoggedRedis,
+    iso_ms,
+    log_extent,
+    read_log,
+    redact,
+)
 
 
 @pytest.fixture
@@ -52,6 +60,16 @@ class TestLoggedRedis:
             ("signal", "b", "up", "2"),
             ("publish", "a", "", "2"),
             ("cache_write", "key", "a value", "5"),
+        ]
+        for type_ in RARE_TYPES:
+            [own], [in_log] = (
+                read_log(fake, type=type_),
+                read_log(fake, type=[type_, "publish"])[:1],
+            )
+            assert own | {"id": ""} == in_log | {"id": ""}
+        assert fake.keys(f"{DEFAULT_KEY}*") == [
+            DEFAULT_KEY,
+            *(f"{DEFAULT_KEY}:{type_}" for type_ in ("signal", "trade", "error")),
         ]
         entry = read_log(fake, 1)[0]
         assert set(entry) == {
@@ -125,7 +143,10 @@ def filled() -> redis.Redis:
     for number in range(5000):
         kind = "signal" if number % 10 == 0 else "publish"
         source = "dashboard" if number % 50 == 0 else "market-data"
-        fake.xadd(DEFAULT_KEY, {"type": kind, "source": source, "summary": str(number)})
+        fields: Any = {"type": kind, "source": source, "summary": str(number)}
+        fake.xadd(DEFAULT_KEY, fields)
+        if kind == "signal":
+            fake.xadd(f"{DEFAULT_KEY}:signal", fields)
     return fake
 
 
@@ -145,7 +166,61 @@ class TestReadLog:
         assert [entry["summary"] for entry in found] == plain[:limit]
 
     def test_an_empty_log(self, fake: redis.Redis) -> None:
-        assert read_log(fake, 10, "signal") == []
+        assert read_log(fake, 10, "signal") == [] == read_log(fake)
+        assert log_extent(fake) == (0, None, None) == log_extent(fake, RARE_TYPES)
+
+    def test_rare_types_with_a_common_one_are_read_from_the_log(self, filled: Any) -> None:
+        both = read_log(filled, 3, ["signal", "publish"], source="dashboard")
+        assert [entry["summary"] for entry in both] == ["4950", "4900", "4850"]
+        [only] = read_log(filled, 1, ["signal", "publish"])
+        assert only["summary"] == "4999"
+
+    def test_a_page_back(self, filled: Any) -> None:
+        for type_ in ("signal", None):
+            first = read_log(filled, 4, type_)
+            again = read_log(filled, 2, type_) + read_log(
+                filled, 2, type_, before=first[1]["id"], since="2020-01-01", until="2999-01-01"
+            )
+            assert again == first
+
+    def test_text_in_channel_or_summary(self, logged: LoggedRedis, fake: redis.Redis) -> None:
+        logged.error("market:ohlcv:BTCUSDT:5m", "HTTP 503")
+        logged.error("market:ohlcv:ETHUSDT:5m", "the same as BTCUSDT")
+        logged.error("market:ohlcv:ETHUSDT:5m", "Ärger")
+        for type_ in ("error", None):
+            assert len(read_log(fake, type=type_, q="btc")) == 2
+            assert [entry["summary"] for entry in read_log(fake, type=type_, q="ÄRGER")] == [
+                "Ärger"
+            ]
+        assert read_log(fake, q="error") == []
+
+    def test_since_and_until(self, fake: Any) -> None:
+        for ms in (1_795_489_650_000, 1_795_489_650_500, 1_795_489_651_000):
+            fake.xadd(DEFAULT_KEY, {"summary": str(ms)}, id=f"{ms}-7")
+        start = "2026-11-24T03:07:30"
+
+        def found(**range_: str) -> list[str]:
+            return [entry["summary"][-4:] for entry in read_log(fake, **range_)]  # type: ignore[arg-type]
+
+        assert found(since=f"{start}.500Z") == ["1000", "0500"]
+        assert found(until=start) == ["0000"]
+        assert found(since=f"{start}Z", until="2026-11-23T22:07:30.500-05:00") == ["0500", "0000"]
+        assert found(until=f"{start}.500Z", before="1795489650500-7") == ["0000"]
+        assert found(until="2026-11-24", since="0001-01-01T00:00+14:00") == []
+        assert found(since="9999-12-31T23:59:59.999-14:00") == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("before", value) for value in ("", "1", "x-0", "0-0", "1-", "1-2-3", f"{2**64}-0", "٣-0")]
+        + [(name, value) for name in ("since", "until") for value in ("", "noon", "1795489650")],
+    )
+    def test_what_is_accepted_is_said(self, fake: redis.Redis, name: str, value: str) -> None:
+        with pytest.raises(ValueError, match=rf"^{name}='{value}': must be (a time|the id)"):
+            read_log(fake, **{name: value})  # type: ignore[arg-type]
+
+    def test_the_extent_of_an_id_that_claims_to_be_of_the_far_future(self, fake: Any) -> None:
+        fake.xadd(DEFAULT_KEY, {"summary": "evil"}, id=f"{2**63}-0")
+        assert str(log_extent(fake).newest).startswith("9999-12-31")
 
 
 class TestHelpers:
