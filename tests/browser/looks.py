@@ -115,6 +115,12 @@ _LOG = """() => [...document.querySelectorAll("#log-table tbody tr")].map(row =>
   Object.fromEntries([...row.cells].map(cell => [cell.dataset.column, cell.textContent])))"""
 
 
+def choose_type(page: Page, *types: str) -> None:
+    """Choose these types of entries alone; "" is all."""
+    for type_ in ("", *types):
+        page.locator(f'#log-types [data-type="{type_}"]').click()
+
+
 def log_rows(page: Page) -> list[dict[str, str]]:
     """The rows of the message log, from top to bottom."""
     return page.evaluate(_LOG)  # type: ignore[no-any-return]

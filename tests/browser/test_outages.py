@@ -101,9 +101,9 @@ class TestRedis:
         assert is_dimmed(scanner, "#scanner-table")
         says(status, "#redis .badge", "■ does not answer")
         says(status, "#consumers li[data-consumer='scanner'] .badge", "○ not known")
-        status.locator("#log-type").select_option("error")
+        status.locator("#log-types [data-type=error]").click()
         says(status, "#log-note", "Redis: ")
-        status.locator("#log-type").select_option("")
+        status.locator("#log-types [data-type='']").click()
 
 
 class TestDashboard:

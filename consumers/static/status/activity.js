@@ -1,10 +1,11 @@
-// Redis Activity on the status page: the message log as it grows, filtered or paused, and how many
-// messages there were a minute. Is handed what events bring; reads the log itself.
+// Redis Activity on the status page: the message log as it grows, filtered, paused or paged back,
+// and how many messages there were a minute. Is handed what events bring; reads the log itself.
 
-import { byId, html, missing, paint, setText } from "../shared/dom.js";
-import { formatNumber } from "../shared/format.js";
-import { ServerError, fetchJson } from "../shared/server.js";
+import { byId, html, paint, setText } from "../shared/dom.js";
+import { formatAge, formatDay, formatNumber, formatTime, parseTime } from "../shared/format.js";
+import { ServerError, clock, fetchJson } from "../shared/server.js";
 import { minuteBars } from "../shared/drawings.js";
+import { LogRows, countEntries, isLater } from "./log-rows.js";
 
 // ---- messages a minute --------------------------------------------------------------------------
 
@@ -27,49 +28,53 @@ function describeMinutes(counts) {
 
 // ---- message log --------------------------------------------------------------------------------
 
-const FETCHED_ENTRIES = 100;
-const MAX_ROWS = 300;
-const MAX_TEXT = 500; // of a field; more is cut off
+const FETCHED_ENTRIES = 500; // two busy minutes, which are some 20 rows
+const RARE_TYPES = ["signal", "trade", "error"]; // each has a stream of its own
+const SOON_MS = 300; // entries come in bursts, and so do keystrokes
 const SOURCE = /^[a-z0-9-]{1,40}$/; // as redis_log.py accepts it; the server refuses any other
 const MAX_SOURCES = 50; // offered: a log full of made-up names must not fill the page
-const LOG_COLUMNS = ["timestamp", "type", "source", "channel", "payload_size", "summary"];
 
-/** The rows of the message log, newest on top: read once, then grown by events unless paused. */
+/**
+ * The message log, newest on top: read once, then grown by events unless paused.
+ *
+ * Events bring entries of the one log. If only rare types are wanted, the rows are those of their
+ * streams, whose ids are others: then an event only says that it is time to read them again.
+ */
 export class MessageLog {
-  #rows = byId("log-table").tBodies[0];
+  #rows = new LogRows(byId("log-table").tBodies[0]);
+  #types = new Set(); // none: all
   #newest = null; // id of the top row: what is read and what events bring may overlap
+  #shownPath = ""; // of the rows
   #arrived = []; // what events brought while reading
   #isReading = false;
   #isPaused = false;
   #missed = 0; // entries that came while paused
   #reading = new AbortController();
+  #isDue = false; // a read that events asked for
+  #typing = 0; // timer
+  #extents = {};
 
   /** Whether the last read failed, so that it is worth another. */
   hasFailed = false;
 
   constructor() {
-    byId("log-type").addEventListener("change", () => this.read());
+    for (const chip of chips()) chip.addEventListener("click", () => this.#toggleType(chip));
     byId("log-source").addEventListener("change", () => this.read());
+    byId("log-q").addEventListener("input", () => this.#readAfterTyping());
+    byId("log-older").addEventListener("click", () => this.#readOlder());
     byId("log-pause").addEventListener("click", () => this.#togglePause());
   }
 
   /** Fills the table with the newest entries that pass the filters. */
   async read() {
-    this.#reading.abort();
-    this.#reading = new AbortController();
-    this.#isReading = true;
-    this.#arrived = [];
-    try {
-      const answer = await fetchJson(this.#path(), this.#reading.signal);
-      offerSources(answer.entries);
-      this.#replace(answer.entries);
-      this.#finishReading(answer.entries.length ? "" : "No entries.");
-    } catch (error) {
-      if (error.name === "AbortError") return; // other filters are wanted by now
-      if (!(error instanceof ServerError)) throw error;
-      this.#finishReading(`${error.message}.`);
-      this.hasFailed = true;
-    }
+    const path = this.#path();
+    const answer = await this.#ask(path);
+    if (!answer) return;
+    this.#rows.replace(answer.entries, path === this.#shownPath ? this.#newest : null);
+    this.#newest = answer.entries[0]?.id ?? null;
+    this.#shownPath = path;
+    this.#missed = 0;
+    this.#finishReading(answer.entries.length ? "" : "No entries.");
   }
 
   /** Reads again after a gap in the events, but leaves alone what is being read on screen. */
@@ -81,59 +86,117 @@ export class MessageLog {
   add(entries) {
     offerSources(entries);
     const wanted = entries.filter((entry) => this.#isNew(entry) && this.#isWanted(entry));
-    if (this.#isReading) this.#arrived.push(...wanted);
+    if (!wanted.length) return;
+    if (this.#isReading && !this.#isRare()) this.#arrived.push(...wanted);
     else if (this.#isPaused) this.#miss(wanted.length);
-    else this.#prepend(wanted);
+    else if (this.#isRare()) this.#catchUpSoon();
+    else this.#prepend(wanted.reverse());
   }
 
-  #path() {
+  /** @param {Object|undefined} extents of the log ("all") and of each rare type; see /api/status */
+  showExtents(extents = {}) {
+    this.#extents = extents;
+    for (const chip of chips()) showExtent(chip.lastElementChild, extents[chip.dataset.type]);
+    this.#showReach();
+  }
+
+  #showReach() {
+    const names = this.#isRare() ? [...this.#types] : ["all"];
+    const known = names.map((name) => this.#extents[name]).filter(Boolean);
+    setText(byId("log-reach"), known.length === names.length ? describeReach(known) : "");
+  }
+
+  #isRare() {
+    return this.#types.size > 0 && [...this.#types].every((type) => RARE_TYPES.includes(type));
+  }
+
+  #path(before = null) {
     const query = new URLSearchParams({ limit: FETCHED_ENTRIES });
-    for (const field of ["type", "source"]) {
-      const wanted = byId(`log-${field}`).value;
-      if (wanted) query.set(field, wanted);
+    for (const type of this.#types) query.append("type", type);
+    for (const name of ["source", "q"]) {
+      const wanted = byId(`log-${name}`).value.trim();
+      if (wanted) query.set(name, wanted);
     }
+    if (before) query.set("before", before);
     return `/api/redis/log?${query}`;
   }
 
-  #isWanted(entry) {
-    return ["type", "source"].every((field) => {
-      const wanted = byId(`log-${field}`).value;
-      return !wanted || entry[field] === wanted;
-    });
+  #isWanted({ type, source, channel = "", summary = "" }) {
+    const wantedSource = byId("log-source").value;
+    const text = byId("log-q").value.trim().toLowerCase();
+    return (
+      (!this.#types.size || this.#types.has(type)) &&
+      (!wantedSource || source === wantedSource) &&
+      [channel, summary].some((each) => each.toLowerCase().includes(text))
+    );
   }
 
   #isNew({ id }) {
-    return this.#newest === null || isLater(id, this.#newest);
+    return this.#isRare() || this.#newest === null || isLater(id, this.#newest);
   }
 
-  #finishReading(problem) {
+  /** The answer; null if it failed, or if something else is wanted by now. */
+  async #ask(path) {
+    this.#reading.abort();
+    this.#reading = new AbortController();
+    this.#isReading = true;
+    this.#arrived = [];
+    try {
+      const answer = await fetchJson(path, this.#reading.signal);
+      this.hasFailed = false;
+      offerSources(answer.entries);
+      return answer;
+    } catch (error) {
+      if (error.name === "AbortError") return null;
+      if (!(error instanceof ServerError)) throw error;
+      this.hasFailed = true;
+      this.#finishReading(`${error.message}.`);
+      return null;
+    }
+  }
+
+  #finishReading(note) {
     this.#isReading = false;
-    this.hasFailed = false;
-    setText(byId("log-note"), problem);
-    byId("log-note").hidden = !problem;
-    this.#missed = 0;
+    setText(byId("log-note"), note);
+    byId("log-note").hidden = !note;
     this.#showPause();
     this.add(this.#arrived);
   }
 
-  #replace(entries) {
-    this.#rows.replaceChildren(...entries.map(drawEntry));
-    this.#newest = entries[0]?.id ?? null;
+  /** Adds the page before the oldest row. Pauses, so that nothing pushes it away. */
+  async #readOlder() {
+    if (!this.#rows.oldest) return;
+    this.#isPaused = true;
+    const answer = await this.#ask(this.#path(this.#rows.oldest));
+    if (!answer) return;
+    const { entries } = answer;
+    scrollTo(this.#rows.append(entries));
+    const to = formatMoment(Number(this.#rows.oldest.split("-")[0]));
+    const added = entries.length ? `${countEntries(entries.length)} added` : "No older entries";
+    this.#finishReading(`${added}: shown back to ${to} UTC.`);
   }
 
   #prepend(entries) {
-    if (!entries.length) return;
-    this.#newest = entries.at(-1).id;
-    const rows = entries.slice(-MAX_ROWS).reverse().map(drawEntry);
-    for (const row of rows) row.classList.add("new");
-    this.#rows.prepend(...rows);
-    while (this.#rows.rows.length > MAX_ROWS) this.#rows.lastElementChild.remove();
+    this.#newest = entries[0].id;
+    this.#rows.prepend(entries);
     byId("log-note").hidden = true;
   }
 
   #miss(count) {
     this.#missed += count;
     this.#showPause();
+  }
+
+  #toggleType({ dataset }) {
+    if (!dataset.type) this.#types.clear();
+    else if (!this.#types.delete(dataset.type)) this.#types.add(dataset.type);
+    for (const chip of chips()) {
+      const { type } = chip.dataset;
+      const isPressed = type ? this.#types.has(type) : !this.#types.size;
+      chip.setAttribute("aria-pressed", String(isPressed));
+    }
+    this.#showReach();
+    this.read();
   }
 
   #togglePause() {
@@ -146,6 +209,55 @@ export class MessageLog {
     const resume = this.#missed ? `Resume (${formatNumber(this.#missed)} new)` : "Resume";
     setText(byId("log-pause"), this.#isPaused ? resume : "Pause");
   }
+
+  /** Once for all calls until then. */
+  #catchUpSoon() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    setTimeout(() => {
+      this.#isDue = false;
+      this.catchUp();
+    }, SOON_MS);
+  }
+
+  #readAfterTyping() {
+    clearTimeout(this.#typing);
+    this.#typing = setTimeout(() => this.read(), SOON_MS);
+  }
+}
+
+function chips() {
+  return byId("log-types").querySelectorAll("button");
+}
+
+function showExtent(place, extent) {
+  paint(place, extent ?? null, () => {
+    if (!extent) return "";
+    if (!extent.length) return "none";
+    return `${formatNumber(extent.length)}, newest ${formatMoment(parseTime(extent.newest))}`;
+  });
+}
+
+/** How many entries there are, and from when the oldest is. */
+function describeReach(extents) {
+  const length = extents.reduce((sum, extent) => sum + extent.length, 0);
+  if (!length) return "No entries yet";
+  const oldest = Math.min(...extents.filter(({ oldest }) => oldest).map((e) => parseTime(e.oldest)));
+  const age = formatAge(clock.now() - oldest);
+  return `${countEntries(length)}, back to ${formatMoment(oldest)} UTC, ${age} ago`;
+}
+
+/** ms UTC -> "03:07:30", or "22 Nov 03:07:30" if that is not today. */
+function formatMoment(ms) {
+  const isToday = formatDay(ms) === formatDay(clock.now());
+  return isToday ? formatTime(ms) : `${formatDay(ms)} ${formatTime(ms)}`;
+}
+
+/** Scrolls the log, not the page, so that `row` is below the head. */
+function scrollTo(row) {
+  if (!row) return;
+  const table = byId("log-table");
+  table.parentElement.scrollTop = row.offsetTop - table.tHead.offsetHeight;
 }
 
 /**
@@ -162,27 +274,3 @@ function offerSources(entries) {
     filter.append(html("option", {}, source));
   }
 }
-
-/** Whether an id of a Redis stream, "milliseconds-number", comes after another. */
-function isLater(id, other) {
-  const [ms, number] = id.split("-").map(Number);
-  const [otherMs, otherNumber] = other.split("-").map(Number);
-  return ms > otherMs || (ms === otherMs && number > otherNumber);
-}
-
-/** A row of an entry, any of whose fields may be missing or be hostile text. */
-function drawEntry(entry) {
-  const cells = LOG_COLUMNS.map((column) => {
-    const text = String(entry[column] ?? "").slice(0, MAX_TEXT);
-    const shown = LOG_FORMATS[column]?.(text) ?? text;
-    const attributes = { "data-column": column, title: shown === text ? null : text };
-    const isThere = entry[column] !== undefined;
-    return html("td", attributes, ...(isThere ? [shown] : missing("missing in the entry")));
-  });
-  return html("tr", { "data-type": entry.type }, ...cells);
-}
-
-const LOG_FORMATS = {
-  timestamp: (text) => text.match(/T(\d\d:\d\d:\d\d\.\d{3})Z$/)?.[1],
-  payload_size: (text) => (/^\d{1,12}$/.test(text) ? formatNumber(Number(text)) : null),
-};

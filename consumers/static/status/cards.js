@@ -4,6 +4,7 @@
 import { badge, byId, html, paint } from "../shared/dom.js";
 import { formatAge, formatNumber, formatTime, parseTime } from "../shared/format.js";
 import { clock } from "../shared/server.js";
+import { countEntries } from "./log-rows.js";
 
 const SERVICE_LEVELS = { ok: "good", degraded: "warn", starting: "warn", down: "bad" };
 
@@ -77,7 +78,7 @@ function drawExchange({ used, limit, hold, reach }) {
 function drawRedis({ up, error, message_log_length: length }) {
   if (!up) return [badge("bad", "does not answer"), note(error)];
   const state = error ? [badge("warn", "refuses"), note(error)] : [badge("good", "answers")];
-  const entries = length === null ? "not known" : `${formatNumber(length)} entries`;
+  const entries = length === null ? "not known" : countEntries(length);
   return [...state, factList({ "Message log": entries })];
 }
 

@@ -4,7 +4,7 @@
 import { MessageLog, showMinutes } from "./activity.js";
 import { showExchange, showRedis, showService } from "./cards.js";
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatNumber, formatTime } from "../shared/format.js";
+import { formatTime } from "../shared/format.js";
 import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
 import { showConsumers } from "./consumers.js";
 import { showTimeframes } from "./timeframes.js";
@@ -17,8 +17,7 @@ function showAnswer() {
   showService(answer?.service);
   showRedis(answer?.redis);
   showMinutes(answer?.messages_per_minute ?? []);
-  const length = answer?.redis.message_log_length;
-  setText(byId("log-length"), length ? `${formatNumber(length)} entries` : "");
+  messageLog.showExtents(answer?.redis.log);
   showWhatTicks();
   if (messageLog.hasFailed && answer?.redis.up) messageLog.catchUp();
 }
