@@ -155,6 +155,12 @@ class _LoggedOperations:
         expiry = () if ttl_s == math.inf else ("PXAT", int((time.time() + ttl_s) * 1000))
         self._do(("SET", key, value, *expiry), self._entry("cache_write", key, summary, value))
 
+    def append(self, key: str, fields: dict[str, str], maxlen: int, summary: str = "") -> None:
+        """XADD `fields` to the stream `key`, which keeps about `maxlen` entries."""
+        texts = tuple(chain(*fields.items()))
+        command = ("XADD", key, "MAXLEN", "~", maxlen, "*", *texts)
+        self._do(command, self._entry("cache_write", key, summary, "".join(texts)))
+
     def publish(self, channel: str, payload: str, summary: str = "") -> None:
         self._do(("PUBLISH", channel, payload), self._entry("publish", channel, summary, payload))
 

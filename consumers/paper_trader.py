@@ -1,9 +1,11 @@
-"""Trades paper money on the signals of the TA service: no exchange, no orders, no fees.
+"""Trades paper money on the signals of the TA service: no exchange, no orders.
 
 An up signal buys for a fixed stake unless a position in that coin is open. A down signal of the
 timeframe that opened a position sells all of it, even if it was published while this program was
-away. The price is always `market:price:{symbol}`: without a fresh one nothing is bought, and a sale
-waits until there is one. Of several instances one trades, and the others stand by.
+away. The price is always `market:price:{symbol}`, made worse by the slippage: without a fresh one
+nothing is bought, and a sale waits until there is one. Each fill costs a fee. A sale is added to
+the stream of closed trades in the transaction that changes the book. Of several instances one
+trades, and the others stand by.
 """
 
 from __future__ import annotations
@@ -15,28 +17,33 @@ import threading
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import redis
 
 import journal
 from consumers import program
+from consumers.book import (
+    MISSED_DOWN,
+    POSITIONS_KEY,
+    TRADES_LOG_KEY,
+    TRADES_LOG_MAXLEN,
+    Book,
+    ClosedTrade,
+    Costs,
+    Position,
+)
 from consumers.market_cache import (
     BAD_DATA,
-    SYMBOL,
-    TOO_LARGE,
     MarketCache,
     NoData,
-    check_time,
     now_ms,
-    parse_json,
     price_key,
     timeframe_ms,
     update_channel,
 )
 from consumers.ta_service import (
-    SIGNALS,
     SIGNALS_CHANNEL,
     Signal,
     parse_signal,
@@ -45,78 +52,22 @@ from consumers.ta_service import (
 )
 from environment import Environment, decimal
 from lease import Lease
-from redis_log import Fenced
+from redis_log import Batch, Fenced
 
-POSITIONS_KEY, TRADES_CHANNEL, LEADER_KEY = "paper:positions", "paper:trades", "paper:leader"
+TRADES_CHANNEL, LEADER_KEY = "paper:trades", "paper:leader"
 LEASE_TTL_S = 10.0
 RENEW_EVERY_S = 2.0  # so that one lost renewal, or a few, do not cost the lease
 MAX_AGE_S = 60.0  # of a signal to buy; a sale has no limit: late is better than never
 MAX_CANDLES = 2  # that a signal to buy may span; a longer span means that it may be old
-MISSED_DOWN = "missed_down"  # the exit signal for one that was published while nobody traded
 CLOCK_SKEW_S = 5.0  # how far ahead of ours the clock of the TA service may be
-
-
-@dataclass(frozen=True)
-class Position:
-    """`quantity` coins bought at `price` each at `opened` (ms UTC). `exit_signal` says why the
-    position must be sold as soon as there is a price; "" if it need not be."""
-
-    timeframe: str
-    signal: str
-    quantity: float
-    price: float
-    opened: int
-    exit_signal: str = ""
-
-    def check(self, symbol: str) -> None:
-        """Raises market_cache.BAD_DATA if no trader has such a position in `symbol`."""
-        if not SYMBOL.fullmatch(symbol):
-            raise ValueError(f"{symbol!r} is not a symbol")
-        timeframe_ms(self.timeframe)
-        if self.signal not in SIGNALS or self.exit_signal not in ("", MISSED_DOWN, *SIGNALS):
-            raise ValueError("an unknown signal")
-        for number in (self.quantity, self.price):
-            if type(number) not in (int, float) or not 0 < number < TOO_LARGE:
-                raise ValueError(f"{symbol}: {number!r} is no quantity and no price")
-        check_time(self.opened)
-
-
-@dataclass(frozen=True)
-class Book:
-    """Open positions by symbol, and the profit of the closed ones. `revision` counts changes."""
-
-    positions: dict[str, Position] = field(default_factory=dict)
-    profit: float = 0.0
-    trades: int = 0
-    revision: int = 0
-
-    @classmethod
-    def from_json(cls, text: str) -> Book:
-        """Raises market_cache.BAD_DATA if that is not a book."""
-        body = dict(parse_json(text))
-        positions = {symbol: Position(**each) for symbol, each in body.pop("positions").items()}
-        book = cls(positions, **body)
-        for symbol, position in positions.items():
-            position.check(symbol)
-        if {type(book.trades), type(book.revision)} != {int} or min(book.trades, book.revision) < 0:
-            raise ValueError("a count is not a whole number")
-        if type(book.profit) not in (int, float):
-            raise ValueError("the profit is not a number")
-        return book
-
-    def changed(self, symbol: str, position: Position | None, **changes: Any) -> Book:
-        """The next revision, with that position (None: no position) in `symbol`."""
-        positions = {name: each for name, each in self.positions.items() if name != symbol}
-        if position:
-            positions[symbol] = position
-        return replace(self, positions=positions, revision=self.revision + 1, **changes)
+REMEMBERED = 1000  # closed trades, which are added again to a stream that lost them
 
 
 class PaperTrader:
     """Takes a turn at each signal and at each refresh."""
 
-    def __init__(self, cache: MarketCache, stake: float) -> None:
-        self._cache, self._stake = cache, stake
+    def __init__(self, cache: MarketCache, stake: float, costs: Costs) -> None:
+        self._cache, self._stake, self._costs = cache, stake, costs
         self._lease = Lease(cache.client, LEADER_KEY, LEASE_TTL_S)
         # The fence of this turn, taken before anything is read: after a change of leader, even one
         # that the thread renewing the lease has already noticed, nothing of the turn is written.
@@ -126,6 +77,8 @@ class PaperTrader:
         self._in_step_under: tuple[str, str] | None = None
         self._waiting: deque[Signal] = deque()  # received, not yet acted on
         self._refused: set[str] = set()  # symbols whose sale waits for a price, logged once
+        self._closed: deque[ClosedTrade] = deque(maxlen=REMEMBERED)  # by this process
+        self._log_refused = ""  # why the stream of closed trades was last refused
 
     def run(self) -> None:
         """Until the program ends; then another trader may go on at once."""
@@ -167,8 +120,10 @@ class PaperTrader:
             self._waiting.append(signal)
         # Redis may have lost the book without a failure: deleted, flushed, evicted.
         lost = self._book.revision and not self._cache.client.exists(POSITIONS_KEY)
-        if message is None or lost or self._in_step_under != self._fence:
+        unsure = message is None or self._in_step_under != self._fence
+        if unsure or lost or self._log_refused:
             self._load()
+            self._complete_log()
             self._catch_up()
         while self._waiting:
             self._act(self._waiting[0])
@@ -203,9 +158,36 @@ class PaperTrader:
 
     def _keep(self, book: Book) -> None:
         batch = self._cache.logged.batch()
-        batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
+        batch.cache_write(POSITIONS_KEY, book.json())
         self._cache.logged.send(batch, fence=self._fence)
         self._book = book
+
+    def _complete_log(self) -> None:
+        """Add to the stream what this process closed and the stream lacks: it was refused, emptied,
+        or restored from a copy. What another process closed is lost with the stream."""
+        if not self._closed:
+            return
+        try:
+            entries: Any = self._cache.client.xrevrange(TRADES_LOG_KEY, count=2 * REMEMBERED)
+            # There is one position a symbol, so its opening tells its trade from others.
+            present = {(each.get("symbol"), each.get("opened")) for _, each in entries}
+            lacking = [t for t in self._closed if (t.symbol, str(t.opened)) not in present]
+            batch = self._cache.logged.batch()
+            for trade in lacking:
+                _log(batch, trade)
+            self._cache.logged.send(batch, fence=self._fence)
+        except redis.ResponseError as error:
+            self._note_log(error)
+            return
+        self._note_log("")
+        if lacking:
+            journal.event(logging.WARNING, "trades_added_again", trades=len(lacking))
+
+    def _note_log(self, reason: object) -> None:
+        if reason and not self._log_refused:
+            journal.event(logging.WARNING, "trades_log_refused", reason=reason)
+            self._cache.logged.error(TRADES_LOG_KEY, f"closed trades cannot be added: {reason}")
+        self._log_refused = str(reason)
 
     def _catch_up(self) -> None:
         """Sell each position for which a down signal was published that this program missed."""
@@ -235,19 +217,19 @@ class PaperTrader:
             self._refuse(symbol, f"{signal.signal} came within {candles:.0f} candles: not bought")
             return
         try:
-            price = self._cache.price(symbol).price
+            price = self._costs.buy_price(self._cache.price(symbol).price)
         except NoData as error:
             self._refuse(symbol, f"{error}: not bought on {signal.signal}")
             return
-        position = Position(
-            signal.timeframe, signal.signal, self._stake / price, price, opened=now_ms()
-        )
-        self._trade("buy", symbol, position, price, self._book.changed(symbol, position))
+        fee, opened = self._costs.fee(self._stake), now_ms()
+        quantity = self._stake / price
+        position = Position(signal.timeframe, signal.signal, quantity, price, opened, fee=fee)
+        self._trade(symbol, position, price, fee)
 
     def _sell(self, symbol: str, position: Position) -> None:
         """Sell if there is a price; else record in the book that the position must be sold."""
         try:
-            price = self._cache.price(symbol).price
+            price = self._costs.sell_price(self._cache.price(symbol).price)
         except NoData as error:
             if symbol not in self._refused:
                 self._refused.add(symbol)
@@ -256,49 +238,76 @@ class PaperTrader:
                 self._keep(self._book.changed(symbol, position))
             return
         self._refused.discard(symbol)
-        profit = (price - position.price) * position.quantity
-        book = self._book.changed(symbol, None, profit=self._book.profit + profit)
-        self._trade("sell", symbol, position, price, book, profit)
+        fee = self._costs.fee(price * position.quantity)
+        closed = position.sold(symbol, price, fee, now_ms())
+        self._trade(symbol, position, price, fee, closed)
 
     def _trade(
         self,
-        action: str,
         symbol: str,
         position: Position,
         price: float,
-        book: Book,
-        profit: float | None = None,
+        fee: float,
+        closed: ClosedTrade | None = None,
     ) -> None:
-        """Write `book` and publish the trade in one transaction."""
-        book = replace(book, trades=book.trades + 1)
-        why = position.exit_signal or position.signal
+        """Fill: write the book, add a closed trade to the stream, and publish, in one transaction.
+        Without `closed` it is a purchase."""
+        action, why = "sell" if closed else "buy", position.exit_signal or position.signal
+        summary = f"{action} {position.quantity:.8g} {symbol} at {price:.10g} on {why}"
+        profit, trades = self._book.profit, self._book.trades + 1
+        if closed:
+            profit += closed.profit
+            summary += f", profit {closed.profit:+.2f}"
+        kept = None if closed else position
+        book = self._book.changed(symbol, kept, profit=profit, trades=trades)
         trade: dict[str, Any] = {
             "action": action,
             "symbol": symbol,
             "price": price,
             "quantity": position.quantity,
-            "profit": profit,
+            "fee": fee,
+            "profit": closed and closed.profit,
             "signal": why,
             "timeframe": position.timeframe,
             "timestamp": now_ms(),
             "db": self._cache.logged.db,
         }
-        summary = f"{action} {position.quantity:.8g} {symbol} at {price!r} on {why}"
-        if profit is not None:
-            summary += f", profit {profit:+.2f}"
         batch = self._cache.logged.batch()
-        batch.cache_write(POSITIONS_KEY, json.dumps(asdict(book)))
+        batch.cache_write(POSITIONS_KEY, book.json())
         batch.trade(TRADES_CHANNEL, json.dumps(trade), summary)
-        self._in_step_under = (
-            None  # if the answer is lost, only Redis knows whether it was executed
-        )
-        self._cache.logged.send(batch, fence=self._fence)
+        # If the answer is lost, only Redis knows whether it was executed.
+        self._in_step_under = None
+        if closed:
+            self._send_with_log(batch, closed, book)
+        else:
+            self._cache.logged.send(batch, fence=self._fence)
         self._book, self._in_step_under = book, self._fence
         journal.event(logging.INFO, "trade", what=summary)
+
+    def _send_with_log(self, batch: Batch, closed: ClosedTrade, book: Book) -> None:
+        """Send `batch`, and with it the entry of `closed`. The book is what counts: a stream that
+        Redis refuses to add to does not keep the trade from being made."""
+        with_log = self._cache.logged.batch()
+        with_log.commands, with_log.entries = [*batch.commands], [*batch.entries]
+        _log(with_log, closed)
+        try:
+            self._cache.logged.send(with_log, fence=self._fence)
+        except redis.ResponseError as error:
+            self._load()  # another type of key is noticed only when all else was executed
+            if self._book.revision < book.revision:
+                self._in_step_under = None
+                self._cache.logged.send(batch, fence=self._fence)
+            self._note_log(error)
+        self._closed.append(closed)
 
     def _refuse(self, symbol: str, reason: str) -> None:
         self._cache.logged.error(price_key(symbol), reason)
         journal.event(logging.WARNING, "refused", symbol=symbol, reason=reason)
+
+
+def _log(batch: Batch, trade: ClosedTrade) -> None:
+    summary = f"{trade.symbol} {trade.timeframe} closed, profit {trade.profit:+.2f}"
+    batch.append(TRADES_LOG_KEY, trade.fields(), TRADES_LOG_MAXLEN, summary)
 
 
 def _signal(payload: str) -> Signal | None:
@@ -313,18 +322,28 @@ def _signal(payload: str) -> Signal | None:
 def main(env: Environment, _: argparse.Namespace) -> int:
     connection = program.Connection.read(env)
     stake = env.read("PAPER_STAKE", "100", decimal(0.01, 999_999_999))
+    costs = Costs(
+        env.read("PAPER_FEE_PCT", "0.1", decimal(0, 50)),
+        env.read("PAPER_SLIPPAGE_PCT", "0.05", decimal(0, 50)),
+    )
     env.check()
-    journal.event(logging.INFO, "start", stake=f"{stake:g}")
-    PaperTrader(connection.cache("trader-bot"), stake).run()
+    says = {name: f"{value:g}" for name, value in costs._asdict().items()}
+    journal.event(logging.INFO, "start", stake=f"{stake:g}", **says)
+    PaperTrader(connection.cache("trader-bot"), stake, costs).run()
     return 0
 
 
+SETTINGS = """\
+  PAPER_STAKE                              100, in USDT a position
+  PAPER_FEE_PCT                            0.1, in percent of its value, for each buy and each sale
+  PAPER_SLIPPAGE_PCT                       0.05, in percent: buys fill higher, sales lower
+"""
+
 if __name__ == "__main__":
-    settings = "  PAPER_STAKE                              100, in USDT a position"
     program.run(
         main,
         argparse.ArgumentParser(
             "paper_trader", description="Trades paper money on the signals of the TA service."
         ),
-        settings,
+        SETTINGS,
     )

@@ -238,6 +238,8 @@ run(main, argparse.ArgumentParser())
             ("paper_trader", "PAPER_STAKE", "0"),
             ("paper_trader", "PAPER_STAKE", "-5"),
             ("paper_trader", "PAPER_STAKE", "1e3"),
+            ("paper_trader", "PAPER_FEE_PCT", "-0.1"),
+            ("paper_trader", "PAPER_SLIPPAGE_PCT", "100"),
             ("dashboard", "DASHBOARD_HOST", "a b"),
             ("dashboard", "DASHBOARD_PORT", "70000"),
             ("dashboard", "HEALTH_URL", "ftp://x"),
@@ -286,7 +288,8 @@ run(main, argparse.ArgumentParser())
         )
         lines = until(lambda: len(program.lines()) >= 2 and program.lines(), 10)
         time_ = r"time=\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
-        assert re.fullmatch(rf"{time_} level=info event=start stake=2\.5", lines[0])
+        said = r"event=start stake=2\.5 fee_pct=0\.1 slippage_pct=0\.05"
+        assert re.fullmatch(rf"{time_} level=info {said}", lines[0])
         lost = r'event=redis_lost consumer=trader-bot reason=".*Connection refused.*"'
         assert re.fullmatch(rf"{time_} level=warning {lost}", lines[1])
 

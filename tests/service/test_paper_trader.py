@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from consumers.book import POSITIONS_KEY, Book, Costs, Position
 from consumers.market_cache import MarketCache, now_ms, timeframe_ms, update_channel
-from consumers.paper_trader import (
-    LEADER_KEY,
-    POSITIONS_KEY,
-    TRADES_CHANNEL,
-    Book,
-    PaperTrader,
-    Position,
-)
+from consumers.paper_trader import LEADER_KEY, TRADES_CHANNEL, PaperTrader
 from consumers.program import Failure
 from consumers.ta_service import SIGNALS_CHANNEL, Signal, State, state_key
 from redis_log import read_log
@@ -25,6 +19,7 @@ from tests.candles import put_price, update
 from tests.support import RedisServer, lose_an_answer
 
 TICK = (update_channel("5m"), "{}")
+FREE = Costs(fee_pct=0, slippage_pct=0)
 
 
 def signal(
@@ -56,10 +51,10 @@ def trader(client: redis.Redis) -> PaperTrader:
     return start(client)
 
 
-def start(client: redis.Redis) -> PaperTrader:
+def start(client: redis.Redis, costs: Costs = FREE) -> PaperTrader:
     """Start a trader that leads; any previous one is dead, and its lease has expired."""
     client.delete(LEADER_KEY)
-    trader = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+    trader = PaperTrader(MarketCache(client, "trader-bot"), 100, costs)
     trader.turn(None)
     return trader
 
@@ -96,8 +91,8 @@ class TestTrades:
         assert (bought["action"], bought["price"], bought["profit"]) == ("buy", 50.0, None)
         assert (sold["action"], sold["signal"], sold["profit"]) == ("sell", "stoch_rsi_down", 20.0)
         assert log_of(client, "trade") == [
-            "buy 2 AUSDT at 50.0 on ribbon_up",
-            "sell 2 AUSDT at 60.0 on stoch_rsi_down, profit +20.00",
+            "buy 2 AUSDT at 50 on ribbon_up",
+            "sell 2 AUSDT at 60 on stoch_rsi_down, profit +20.00",
         ]
         assert {entry["source"] for entry in read_log(client)} == {"trader-bot"}
         assert caplog.text.count("event=trade") == 2
@@ -311,6 +306,8 @@ class TestBook:
                     ("AUSDT", {"quantity": True}),
                     ("AUSDT", {"quantity": 1e30}),
                     ("AUSDT", {"price": 0}),
+                    ("AUSDT", {"fee": -1.0}),
+                    ("AUSDT", {"fee": "0"}),
                     ("AUSDT", {"opened": None}),
                     ("AUSDT", {"opened": 1.5}),
                     ("AUSDT", {"opened": 10**17}),
@@ -328,7 +325,8 @@ class TestBook:
         position = Position("1h", "ribbon_up", 2.0, 50.0, 1)
         made = Book().changed("AUSDT", position)
         text = '{"positions":{"AUSDT":{"timeframe":"1h","signal":"ribbon_up","quantity":2.0,'
-        text += '"price":50.0,"opened":1,"exit_signal":""}},"profit":0.0,"trades":0,"revision":1}'
+        text += '"price":50.0,"opened":1,"exit_signal":"","fee":0.0}},'
+        text += '"profit":0.0,"trades":0,"revision":1}'
         assert Book.from_json(text) == made
         assert made.changed("AUSDT", None, trades=2) == Book({}, 0.0, 2, 2)
 
@@ -352,7 +350,7 @@ class TestTwoTraders:
         self, trader: PaperTrader, client: Any, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.INFO, "coinex")
-        other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+        other = PaperTrader(MarketCache(client, "trader-bot"), 100, FREE)
         other.turn(None)
         put_price(client, "AUSDT", 50.0)
         for each in (other, trader):
@@ -383,7 +381,7 @@ class TestTwoTraders:
             if sent:
                 send(batch, **fence)
             client.delete(LEADER_KEY)
-            other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+            other = PaperTrader(MarketCache(client, "trader-bot"), 100, FREE)
             other.turn(None)
             other.turn(signal("ribbon_up", "BUSDT"))
             client.delete(LEADER_KEY)
@@ -403,7 +401,7 @@ class TestTwoTraders:
         self, trader: PaperTrader, client: Any
     ) -> None:
         put_price(client, "AUSDT", 50.0)
-        other = PaperTrader(MarketCache(client, "trader-bot"), stake=100)
+        other = PaperTrader(MarketCache(client, "trader-bot"), 100, FREE)
         other.turn(None)
         trader.turn(signal("ribbon_up"))
         client.delete(LEADER_KEY)  # the lease of `trader`, which died, has expired
