@@ -11,6 +11,8 @@ from urllib.parse import parse_qsl
 from consumers import live
 from consumers.live import Activity, Board, Watch
 from consumers.market_cache import SYMBOL, MarketCache, now_ms, timeframe_ms
+from consumers.ta_service import SIGNALS
+from consumers.trades import Filter, TradesLog, read_positions
 from redis_log import TYPES, check_source, log_extent, read_log
 
 Parameters = dict[str, str]
@@ -30,16 +32,25 @@ class Api:
     ) -> None:
         self._cache, self._client, self._log_key = cache, cache.client, log_key
         self._board, self._activity, self._watch = board, activity, watch
+        self._trades_log = TradesLog(cache.client)
         self.routes: dict[str, Callable[[Parameters], Answer]] = {
             "/api/scanner": self._scanner,
             "/api/status": self._status,
             "/api/candles": self._candles,
             "/api/redis/log": self._message_log,
+            "/api/positions": self._positions,
+            "/api/trades": self._trades,
         }
 
     def answer(self, path: str, query: str) -> Answer:
         """The JSON body for one of `routes`."""
         return self.routes[path](_parameters(query))
+
+    def trades_csv(self, query: str) -> bytes:
+        """All closed trades that pass the filters of /api/trades."""
+        parameters = _parameters(query)
+        _accept(parameters, *Filter._fields)
+        return self._trades_log.csv(_trade_filter(parameters)).encode()
 
     def _scanner(self, parameters: Parameters) -> Answer:
         _accept(parameters)
@@ -102,6 +113,41 @@ class Api:
             raise BadRequest(str(error)) from None
         length, oldest, _ = log_extent(self._client, types, key=self._log_key)
         return {"length": length, "reaches_back_to": oldest, "entries": entries}
+
+    def _positions(self, parameters: Parameters) -> Answer:
+        _accept(parameters)
+        rows = self._board.rows()
+        prices = {row["symbol"]: row["price"]["price"] for row in rows if row["price"]}
+        life = self._watch.state["consumers"].get("trader-bot")
+        now = now_ms()
+        return {
+            "timestamp": now,
+            **read_positions(self._client, prices),
+            "trader_alive": bool(life) and abs(now - life["timestamp"]) < live.DEAD_AFTER_S * 1000,
+        }
+
+    def _trades(self, parameters: Parameters) -> Answer:
+        _accept(parameters, *Filter._fields, "limit", "before")
+        limit, before = parameters.get("limit", "50"), parameters.get("before", "")
+        if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= 1000:
+            raise BadRequest(f"limit={limit!r}: must be a whole number from 1 to 1000")
+        if before and not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", before):
+            raise BadRequest(f"before={before!r}: must be the id of a trade")
+        return self._trades_log.answer(_trade_filter(parameters), int(limit), before)
+
+
+def _trade_filter(parameters: Parameters) -> Filter:
+    """Which closed trades are asked for; an empty parameter is like none."""
+    wanted = Filter(**{name: parameters.get(name, "") for name in Filter._fields})
+    if wanted.symbol and not SYMBOL.fullmatch(wanted.symbol):
+        raise BadRequest(f"symbol={wanted.symbol!r}: must be one of the exchange's, like BTCUSDT")
+    if wanted.signal not in ("", *SIGNALS):
+        raise BadRequest(f"signal={wanted.signal!r}: must be one of {' '.join(SIGNALS)}")
+    try:
+        timeframe_ms(wanted.timeframe or "5m")
+    except ValueError as error:
+        raise BadRequest(f"timeframe={wanted.timeframe!r}: {error}") from None
+    return wanted
 
 
 def _parameters(query: str) -> Parameters:

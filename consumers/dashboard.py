@@ -2,11 +2,12 @@
 
     /            the scanner page       /api/scanner     /api/candles?symbol=&timeframe=
     /status      the status page        /api/status      /api/redis/log?type=&q=&…
+    /trades      the page of trades     /api/positions   /api/trades, /api/trades.csv
                                         /api/events      server-sent events
 
 Four threads keep up to date what the pages show: the three of live.py and the scanner, which
-writes the scores. HTTP threads (pages.py, api.py) only look at what these hold; candles and the
-message log are read on request.
+writes the scores. HTTP threads (pages.py, api.py) only look at what these hold; candles, trades and
+the message log are read on request.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ if __name__ == "__main__":
     program.run(
         main,
         argparse.ArgumentParser(
-            "dashboard", description="Serves the scanner page and the status page."
+            "dashboard", description="Serves the scanner, the trades and the status page."
         ),
         SETTINGS,
     )

@@ -58,8 +58,12 @@ class _Handler(JsonHandler):
             self._send_events()
         elif path in server.api.routes:
             self.send_json(200, server.api.answer(path, query))
+        elif path == "/api/trades.csv":
+            payload = server.api.trades_csv(query)
+            named = {"Content-Disposition": 'attachment; filename="trades.csv"'}
+            self.send_bytes(200, payload, "text/csv; charset=utf-8", **named)
         else:
-            paths = [*PAGES, *server.api.routes, "/api/events"]
+            paths = [*PAGES, *server.api.routes, "/api/trades.csv", "/api/events"]
             self.send_json(404, {"error": "not found", "paths": paths})
 
     def end_headers(self) -> None:
