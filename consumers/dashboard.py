@@ -2,7 +2,7 @@
 
     /            the scanner page       /api/scanner     /api/candles?symbol=&timeframe=
     /status      the status page        /api/status      /api/redis/log?type=&q=&…
-    /trades      the page of trades     /api/positions   /api/trades, /api/trades.csv
+    /trades      the trades page        /api/positions   /api/trades, /api/trades.csv
                                         /api/events      server-sent events
 
 Four threads keep up to date what the pages show: the three of live.py and the scanner, which

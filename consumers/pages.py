@@ -19,7 +19,7 @@ from http_server import JsonHandler, JsonServer
 
 KEEP_ALIVE_S = 10.0  # between two messages of /api/events: a write shows whether the client is gone
 STATIC = Path(__file__).parent / "static"
-PAGES = {"/": "scanner/page.html", "/status": "status/page.html"}
+PAGES = {"/": "scanner/page.html", "/trades": "trades/page.html", "/status": "status/page.html"}
 CONTENT_TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",

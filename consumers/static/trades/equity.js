@@ -1,0 +1,50 @@
+// The equity curve: the running sum of the profits of closed trades, in SVG. Colours come from the
+// style sheet, so that light and dark both work.
+
+import { html, svg } from "../shared/dom.js";
+import { formatSigned } from "../shared/format.js";
+import { formatMoment } from "./words.js";
+
+// Of the drawing, which is stretched to the room that there is; its lines are not.
+const WIDTH = 1000;
+const HEIGHT = 160;
+
+/** @param {Array<[number, number]>} points ms UTC and sum, oldest first, at least two */
+export function drawEquity(points) {
+  const sums = points.map(([, sum]) => sum);
+  const [low, high] = [Math.min(0, ...sums), Math.max(0, ...sums)];
+  const [first, last] = [points[0][0], points.at(-1)[0]];
+  const x = (time) => (((time - first) / (last - first || 1)) * WIDTH).toFixed(1);
+  const y = (sum) => (((high - sum) / (high - low || 1)) * HEIGHT).toFixed(1);
+  const line = points.map(([time, sum]) => `${x(time)} ${y(sum)}`).join("L");
+  const attributes = {
+    viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+    preserveAspectRatio: "none",
+    "aria-hidden": "true",
+  };
+  const drawing = svg(
+    "svg",
+    attributes,
+    svg("path", { class: "fill", d: `M${x(first)} ${y(0)}L${line}L${x(last)} ${y(0)}z` }),
+    svg("path", { class: "zero", d: `M0 ${y(0)}H${WIDTH}` }),
+    svg("path", { class: "line", d: `M${line}` }),
+  );
+  const scale = [formatSigned(high, 2), formatSigned(low, 2)].map((text) =>
+    html("span", {}, text),
+  );
+  const times = [first, last].map((time) => html("span", {}, formatMoment(time)));
+  return [
+    html("div", { class: "scale", "aria-hidden": "true" }, ...scale),
+    drawing,
+    html("div", { class: "times", "aria-hidden": "true" }, ...times),
+  ];
+}
+
+/** The curve in words. */
+export function describeEquity(points) {
+  const sums = points.map(([, sum]) => sum);
+  const range = `${formatSigned(Math.min(...sums), 2)} to ${formatSigned(Math.max(...sums), 2)}`;
+  const [first, last] = [points[0][0], points.at(-1)[0]].map(formatMoment);
+  const end = formatSigned(sums.at(-1), 2);
+  return `Running sum of profits, ${first} to ${last} UTC: ${end} at the end, from ${range}.`;
+}
