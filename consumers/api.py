@@ -1,4 +1,4 @@
-"""What the dashboard answers under /api/, from what live.py holds and, for candles and the message
+"""What the dashboard answers under /api/, from what live.py holds and, for charts and the message
 log, from Redis at each request. Knows nothing of HTTP but a request's parameters."""
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from consumers import live
+from consumers.chart import chart
 from consumers.live import Activity, Board, Watch
 from consumers.market_cache import SYMBOL, MarketCache, now_ms, timeframe_ms
 from consumers.ta_service import SIGNALS
@@ -36,7 +37,7 @@ class Api:
         self.routes: dict[str, Callable[[Parameters], Answer]] = {
             "/api/scanner": self._scanner,
             "/api/status": self._status,
-            "/api/candles": self._candles,
+            "/api/chart": self._chart,
             "/api/redis/log": self._message_log,
             "/api/positions": self._positions,
             "/api/trades": self._trades,
@@ -78,7 +79,7 @@ class Api:
             "messages_per_minute": self._activity.per_minute(),
         }
 
-    def _candles(self, parameters: Parameters) -> Answer:
+    def _chart(self, parameters: Parameters) -> Answer:
         _accept(parameters, "symbol", "timeframe")
         symbol, timeframe = parameters.get("symbol", ""), parameters.get("timeframe", "")
         if not SYMBOL.fullmatch(symbol):
@@ -87,13 +88,7 @@ class Api:
             timeframe_ms(timeframe)
         except ValueError as error:
             raise BadRequest(f"timeframe={timeframe!r}: {error}") from None
-        candles = self._cache.candles(symbol, timeframe)
-        return {
-            "symbol": symbol,
-            "timeframe": timeframe,
-            "expires_at": int(candles.expires_at * 1000),
-            "candles": [candle._asdict() for candle in candles],
-        }
+        return chart(self._cache, symbol, timeframe, self._log_key)
 
     def _message_log(self, parameters: Parameters) -> Answer:
         """?limit=100&type=&source=&before=&since=&until=&q=, as `read_log` takes them."""

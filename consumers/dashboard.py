@@ -1,12 +1,12 @@
 """The dashboard: pages that show what is in Redis, and the JSON they are made of.
 
-    /            the scanner page       /api/scanner     /api/candles?symbol=&timeframe=
+    /            the scanner page       /api/scanner     /api/chart?symbol=&timeframe=
     /status      the status page        /api/status      /api/redis/log?type=&q=&…
     /trades      the trades page        /api/positions   /api/trades, /api/trades.csv
                                         /api/events      server-sent events
 
 Four threads keep up to date what the pages show: the three of live.py and the scanner, which
-writes the scores. HTTP threads (pages.py, api.py) only look at what these hold; candles, trades and
+writes the scores. HTTP threads (pages.py, api.py) only look at what these hold; charts, trades and
 the message log are read on request.
 """
 

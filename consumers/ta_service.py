@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -74,6 +75,30 @@ def parse_signal(payload: str) -> Signal:
     if {type(each) for each in (signal.candle, signal.previous_candle, signal.timestamp)} != {int}:
         raise ValueError("a time is not a whole number")
     return signal
+
+
+class Summary(NamedTuple):
+    """What the message log says of a signal, in one line of text."""
+
+    symbol: str
+    timeframe: str
+    signal: str
+    price: float
+
+    def __str__(self) -> str:
+        return f"{self.symbol} {self.timeframe} {self.signal} at {self.price!r}"
+
+
+def parse_summary(text: str) -> Summary:
+    """The inverse of `str(Summary)`. Raises ValueError if the text is not a signal's."""
+    symbol, timeframe, name, at, price = text.split(" ")
+    timeframe_ms(timeframe)
+    if not SYMBOL.fullmatch(symbol) or name not in SIGNALS or at != "at":
+        raise ValueError(f"not a signal: {text!r}")
+    summary = Summary(symbol, timeframe, name, float(price))
+    if str(summary) != text or not math.isfinite(summary.price):
+        raise ValueError(f"not a price: {price!r}")
+    return summary
 
 
 class State(NamedTuple):
@@ -204,7 +229,7 @@ class TaService:
             signal = Signal(
                 symbol, timeframe, name, result["close"], after.candle, before.candle, now_ms()
             )
-            text = f"{symbol} {timeframe} {name} at {signal.price!r}"
+            text = str(Summary(symbol, timeframe, name, signal.price))
             payload = json.dumps(signal._asdict() | {"db": self._cache.logged.db})
             batch.signal(SIGNALS_CHANNEL, payload, text)
             if name.endswith("_down"):

@@ -71,7 +71,7 @@ def status(open_page: Open, system: System) -> OpenStatus:
 
 
 def candles(system: System, symbol: str, timeframe: str) -> list[Candle]:
-    path = f"/api/candles?symbol={symbol}&timeframe={timeframe}"
+    path = f"/api/chart?symbol={symbol}&timeframe={timeframe}"
     return system.get(path)["candles"]  # type: ignore[no-any-return]
 
 

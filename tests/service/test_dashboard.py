@@ -21,9 +21,9 @@ import redis
 from consumers import live, pages
 from consumers.dashboard import Dashboard
 from consumers.live import Activity, Board, Events, Watch
-from consumers.market_cache import ALIVE_KEY, now_ms, ohlcv_key
+from consumers.market_cache import ALIVE_KEY, MarketCache, now_ms, ohlcv_key
 from consumers.program import Connection
-from consumers.ta_service import indicators_key
+from consumers.ta_service import Summary, TaService, indicators_key
 from demo.exchange import Exchange
 from redis_log import DEFAULT_KEY, SOURCES, TYPES, LoggedRedis
 from tests.candles import put_candles, put_price, update, walk
@@ -167,16 +167,59 @@ class TestScanner:
         assert client.xlen(DEFAULT_KEY) == length
 
 
-class TestCandles:
+class TestChart:
     def test_candles(self, serve: Serve, client: Any) -> None:
         put_candles(client, "AUSDT", "4h", walk(500), ttl_s=60)
-        status, body = ask(serve(), "/api/candles?symbol=AUSDT&timeframe=4h")
+        status, body = ask(serve(), "/api/chart?symbol=AUSDT&timeframe=4h")
         assert status == 200 and len(body["candles"]) == 500
         assert body["candles"] == json.loads(client.get(ohlcv_key("AUSDT", "4h")))
         assert abs(body["expires_at"] - now_ms() - 60_000) < 10_000
 
+    def test_lines_end_with_what_scanner_and_ta_service_wrote(
+        self, serve: Serve, client: Any
+    ) -> None:
+        put_candles(client, "AUSDT", "1h", walk(500))
+        TaService(MarketCache(client, "ta-service")).turn(None)
+        server = serve()
+        until(lambda: row_of(server, "AUSDT").get("scan"), 5)
+        row = row_of(server, "AUSDT")
+        _, body = ask(server, "/api/chart?symbol=AUSDT&timeframe=1h")
+        lines, ta = body["lines"], row["ta"]["1h"]
+        assert {len(line) for each in lines.values() for line in each.values()} == {500}
+        assert body["reasons"] == {}
+        assert lines["vwap"]["vwap"][-1] == row["scan"]["vwap"]
+        assert all(
+            lines["bands"][name][-1] == row["scan"]["bands"][name] for name in lines["bands"]
+        )
+        assert {period: line[-2] for period, line in lines["ribbon"].items()} == ta["ribbon"][
+            "emas"
+        ]
+        assert bool(lines["squeeze"]["on"][-2]) == ta["squeeze"]["on"]
+        assert lines["squeeze"]["momentum"][-2] == ta["squeeze"]["momentum"]
+        assert lines["stoch_rsi"]["k"][-2] == ta["stoch_rsi"]["k"]
+        assert lines["stoch_rsi"]["d"][-2] == ta["stoch_rsi"]["d"]
+
+    def test_of_few_candles_says_why_there_is_no_line(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "1h", walk(12))
+        _, body = ask(serve(), "/api/chart?symbol=AUSDT&timeframe=1h")
+        assert body["reasons"]["ribbon"] == "needs 55 candles, has 12"
+        assert body["lines"]["ribbon"]["55"] == [None] * 12
+        assert "vwap" not in body["reasons"] and None not in body["lines"]["vwap"]["vwap"]
+
+    def test_has_the_signals_of_its_series(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "5m", walk(100))
+        log = LoggedRedis(client, "ta-service")
+        for text in (Summary("AUSDT", "5m", "ribbon_up", 1e-8), "not a signal's", "A 5m at 1"):
+            log.signal("ta:signals", "{}", str(text))
+        log.signal("ta:signals", "{}", str(Summary("AUSDT", "1h", "ribbon_up", 2.0)))
+        _, body = ask(serve(), "/api/chart?symbol=AUSDT&timeframe=5m")
+        [signal] = body["signals"]
+        assert (signal["signal"], signal["price"]) == ("ribbon_up", 1e-8)
+        assert abs(signal["timestamp"] - now_ms()) < 60_000
+        assert signal["candle"] in [candle["timestamp"] for candle in body["candles"][-3:]]
+
     def test_none_fresh_is_404_with_the_reason(self, idle: Dashboard) -> None:
-        status, body = ask(idle, "/api/candles?symbol=AUSDT&timeframe=4h")
+        status, body = ask(idle, "/api/chart?symbol=AUSDT&timeframe=4h")
         assert status == 404 and body == {"error": "nothing fresh in market:ohlcv:AUSDT:4h"}
 
     @pytest.mark.parametrize(
@@ -193,7 +236,7 @@ class TestCandles:
         ],
     )
     def test_bad_parameters_are_400(self, idle: Dashboard, query: str, named: str) -> None:
-        status, body = ask(idle, f"/api/candles?{query}")
+        status, body = ask(idle, f"/api/chart?{query}")
         assert status == 400 and named in body["error"]
 
 
@@ -465,7 +508,7 @@ class TestBadData:
     def test_candles_that_never_expire_are_404(self, serve: Serve, client: Any) -> None:
         put_candles(client, "AUSDT", "1h", walk(100))
         client.persist("market:ohlcv:AUSDT:1h")
-        status, body = ask(serve(), "/api/candles?symbol=AUSDT&timeframe=1h")
+        status, body = ask(serve(), "/api/chart?symbol=AUSDT&timeframe=1h")
         assert status == 404 and "never expires" in body["error"]
 
     def test_a_defect_is_500_in_json(
@@ -497,7 +540,7 @@ class TestEvents:
         assert not stream.next("redis")["up"]
         until(lambda: not ask(server, "/api/scanner")[1]["redis"]["up"], 5)
         assert ask(server, "/api/redis/log")[0] == 503
-        assert ask(server, "/api/candles?symbol=AUSDT&timeframe=1h")[0] == 503
+        assert ask(server, "/api/chart?symbol=AUSDT&timeframe=1h")[0] == 503
         redis_server.start()
         assert stream.next("redis") == {"up": True, "error": ""}
         LoggedRedis(redis_server.client, "ta-service").signal("ta:signals", "{}", "again")

@@ -6,18 +6,58 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumers import indicators, ta_service
 from consumers.market_cache import BAD_DATA, Candle
 from consumers.ta_service import (
+    SIGNALS,
     Signal,
     State,
+    Summary,
     analyse,
     changes,
     parse_signal,
+    parse_summary,
     state_after,
 )
 from tests.candles import from_closes, walk
+
+
+class TestSummary:
+    @given(
+        st.from_regex(r"[A-Z0-9]{2,20}", fullmatch=True),
+        st.from_regex(r"[1-9][0-9]{0,3}[mhd]", fullmatch=True).filter(str.isascii),
+        st.sampled_from(SIGNALS),
+        st.floats(min_value=0, exclude_min=True, allow_infinity=False),
+    )
+    def test_says_all_that_is_in_it(
+        self, symbol: str, timeframe: str, name: str, price: float
+    ) -> None:
+        summary = Summary(symbol, timeframe, name, price)
+        assert parse_summary(str(summary)) == summary
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "again",
+            "AUSDT 1h ribbon_up at",
+            "AUSDT 1h ribbon_up at x",
+            "AUSDT 1h ribbon_up at nan",
+            "AUSDT 1h ribbon_up at inf",
+            "AUSDT 1h ribbon_up at 1_0.0",
+            "AUSDT 1h ribbon_up at 2.5 and more",
+            "AUSDT 1h ribbon_up on 2.5",
+            "AUSDT 1h ribbon_flat at 2.5",
+            "AUSDT 1x ribbon_up at 2.5",
+            "ausdt 1h ribbon_up at 2.5",
+        ],
+    )
+    def test_nothing_else_is_one(self, text: str) -> None:
+        with pytest.raises(ValueError):
+            parse_summary(text)
 
 
 class TestStates:

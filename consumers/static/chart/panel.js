@@ -15,7 +15,7 @@ const chart = new CandleChart(byId("chart-area"), byId("chart-readout"));
 
 const chosen = { symbol: null, timeframe: null };
 let latest = null; // what the table shows, as coins.js makes it
-let series = null; // the last answer of /api/candles for what is chosen
+let series = null; // the last answer of /api/chart for what is chosen
 let seriesUpdate = null; // the refresh that it came after, ms UTC
 let seriesError = null; // why there is none, or no newer one
 let loading = new AbortController();
@@ -91,7 +91,7 @@ async function loadSeries() {
   loading = new AbortController();
   seriesUpdate = latest.updates[chosen.timeframe]?.timestamp;
   try {
-    series = await fetchJson(`/api/candles?${new URLSearchParams(chosen)}`, loading.signal);
+    series = await fetchJson(`/api/chart?${new URLSearchParams(chosen)}`, loading.signal);
     seriesError = null;
   } catch (error) {
     if (error.name === "AbortError") return; // another series is wanted by now
