@@ -2,12 +2,18 @@
 // Scores and analysis are computed elsewhere. This file asks for them, hands them to the parts of
 // the page, and says how old they are; each part draws itself.
 
-import { dimChart, expireChart, refreshChart, toggleChart } from "../chart/panel.js";
+import {
+  dimChart,
+  expireChart,
+  onChartChange,
+  refreshChart,
+  toggleChart,
+} from "../chart/panel.js";
 import { NO_COINS, blanked, readAnswer } from "./coins.js";
 import { byId, setText, showBanner } from "../shared/dom.js";
 import { Feed, everySecond, listen } from "../shared/server.js";
 import { describeAges, findProblem } from "./freshness.js";
-import { dimTable, onChoice, showTable } from "./table.js";
+import { dimTable, focusCoin, markChosen, onChoice, showTable } from "./table.js";
 
 const feed = new Feed("/api/scanner", showAnswer);
 let latest = NO_COINS; // what is shown
@@ -41,7 +47,17 @@ function tick() {
   showAges();
 }
 
+let charted = null; // the coin whose chart is open
+
+/** Marks its row; when it is closed the focus goes back to where it was opened. */
+function followChart({ symbol, hadFocus }) {
+  markChosen(symbol);
+  if (hadFocus) focusCoin(charted);
+  charted = symbol;
+}
+
 onChoice(toggleChart);
+onChartChange(followChart);
 feed.start();
 everySecond(tick);
 listen(

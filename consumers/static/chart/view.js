@@ -1,0 +1,331 @@
+// A coin's candles and indicators on the library's canvases, with a crosshair for pointer and keys.
+// It takes what is to be shown and asks nobody. What it shows of a candle is said in text as well:
+// in the readout, and in the legend of each pane.
+
+import {
+  CandlestickSeries,
+  CrosshairMode,
+  LineStyle,
+  PriceScaleMode,
+  createChartEx,
+  createSeriesMarkers,
+} from "../vendor/lightweight-charts.js";
+import { html } from "../shared/dom.js";
+import { clamp, formatPrice } from "../shared/format.js";
+import { onThemeChange, readColours } from "./colours.js";
+import { FormingShade } from "./drawings.js";
+import { INDICATORS } from "./indicators.js";
+import { listenToKeys } from "./keys.js";
+import { drawLegend, fillReadout } from "./legend.js";
+import { signalMarkers, tradeMarkers } from "./markers.js";
+import { makePoints } from "./points.js";
+import { formatMoment, formatTick, timeScaleIn, zoneName } from "./times.js";
+
+const USUAL_CANDLES = 120;
+const MIN_SPACING_PX = 5; // of the candles shown at first, so a phone shows fewer
+const FREE_CANDLES = 4; // room at the right
+const AXIS_WIDTH_PX = 90;
+const PRICE_SHARE = 3; // height of the candles' pane, in heights of another
+const SCALES = {
+  linear: PriceScaleMode.Normal,
+  log: PriceScaleMode.Logarithmic,
+  percent: PriceScaleMode.Percentage,
+};
+
+/** The chart in an element, made anew by the library whenever a choice or the theme changes. */
+export class ChartView {
+  #area;
+  #readout;
+  #choices;
+  #host = html("div", { class: "chart-host", tabindex: "0", role: "application" });
+  #chart = null; // the library's
+  #parts = null; // what was added to it
+  #series = null; // what to show
+  #points = [];
+  #pointedAt = null; // open time of the candle under the crosshair, ms UTC
+  #level = null; // price under the crosshair
+
+  /**
+   * @param {HTMLElement} area filled with the chart, which follows its size
+   * @param {HTMLElement} readout says the values of the candle pointed at, or of the last one
+   * @param {Choices} choices what to show and how
+   */
+  constructor(area, readout, choices) {
+    this.#area = area;
+    this.#readout = readout;
+    this.#choices = choices;
+    listenToKeys(this.#host, readout, this);
+    onThemeChange(() => this.rebuild());
+  }
+
+  /**
+   * @param {Object} series the answer of /api/chart, its forming candle at the live price, with
+   *   `lengthMs`, `price` (the last one), `formingSince` (open time of the candle that is not
+   *   closed, ms UTC, or null) and `trades`
+   */
+  show(series) {
+    const { symbol, timeframe } = this.#series ?? {};
+    const isOther = symbol !== series.symbol || timeframe !== series.timeframe;
+    const view = isOther ? null : this.#view();
+    if (isOther) this.#pointedAt = null;
+    this.#series = { ...series, decimals: decimalsOf(series.price) };
+    if (!this.#chart) {
+      this.#area.replaceChildren(this.#host);
+      this.rebuild();
+      return;
+    }
+    this.#fill();
+    this.#setView(view);
+  }
+
+  /** Shows a message instead of candles. */
+  clear(message) {
+    this.#series = null;
+    this.#remove();
+    if (this.#area.textContent !== message) {
+      this.#area.replaceChildren(html("p", { class: "empty" }, message));
+    }
+    this.#readout.replaceChildren();
+  }
+
+  /** Makes the chart again, with the choices and colours of now. */
+  rebuild() {
+    if (!this.#series) return;
+    const view = this.#view();
+    this.#remove();
+    const colours = readColours(this.#area);
+    const { zone, scale } = this.#choices;
+    this.#chart = createChartEx(this.#host, timeScaleIn(zone), chartOptions(colours, zone));
+    this.#parts = this.#addParts(colours);
+    this.#chart.priceScale("right").applyOptions({ mode: SCALES[scale] });
+    this.#chart.subscribeCrosshairMove((event) => this.#followPointer(event));
+    this.#chart.timeScale().subscribeVisibleLogicalRangeChange(() => this.#describeView());
+    this.#fill();
+    this.#setView(view);
+  }
+
+  #remove() {
+    this.#chart?.remove();
+    this.#chart = null;
+    this.#parts = null;
+    this.#host.replaceChildren();
+  }
+
+  /** The series of the library: first what lies under the candles. */
+  #addParts(colours) {
+    const chart = this.#chart;
+    const shown = INDICATORS.filter(({ id }) => this.#choices.shows(id));
+    const fills = shown.filter(({ add }) => add).map(({ add }) => add(chart, colours));
+    const candles = chart.addSeries(CandlestickSeries, candleOptions(colours));
+    const forming = new FormingShade(colours);
+    candles.attachPrimitive(forming);
+    const price = candles.createPriceLine({
+      price: 0,
+      color: colours.accent,
+      lineStyle: LineStyle.Dotted,
+      lineWidth: 1,
+      axisLabelTextColor: colours.surface,
+    });
+    const markers = createSeriesMarkers(candles, []);
+    const inPanes = shown.filter(({ addPane }) => addPane);
+    fills.push(...inPanes.map(({ addPane }, at) => addPane(chart, colours, at + 1)));
+    chart.panes()[0].setStretchFactor(PRICE_SHARE);
+    const legends = [shown.filter(({ add }) => add), ...inPanes.map((indicator) => [indicator])];
+    return { colours, candles, forming, price, markers, fills, legends };
+  }
+
+  /** Hands everything that is to be shown to the library. */
+  #fill() {
+    const { candles, forming, price, markers, fills, colours } = this.#parts;
+    const { decimals, signals, trades } = this.#series;
+    this.#points = makePoints(this.#series);
+    const formatter = formatPrice;
+    candles.applyOptions({ priceFormat: { type: "custom", formatter, minMove: 10 ** -decimals } });
+    candles.setData(this.#points.map(({ time, candle }) => ({ time, ...candle })));
+    price.applyOptions({ price: this.#series.price });
+    forming.mark(this.#series.formingSince && this.#series.formingSince / 1000);
+    for (const fill of fills) fill(this.#points, this.#series);
+    const all = [
+      ...(this.#choices.shows("signals") ? signalMarkers(signals, colours) : []),
+      ...(this.#choices.shows("trades") ? tradeMarkers(trades, this.#series.candles, colours) : []),
+    ].sort((a, b) => a.at - b.at);
+    markers.setMarkers(all.map(({ at, look }) => ({ time: at / 1000, ...look })));
+    this.#parts.words = Map.groupBy(all, (marker) => marker.at);
+    this.#describeView();
+    this.#readOut();
+  }
+
+  // --- what is in view ---
+
+  /** The library counts points; what it counts is moved when old candles go and new ones come. */
+  #view() {
+    const range = this.#chart?.timeScale().getVisibleLogicalRange();
+    if (!range) return null;
+    const isAtEnd = range.to >= this.#points.length - 1;
+    return { ...range, isAtEnd, count: this.#points.length, first: this.#points[0].time };
+  }
+
+  #setView(view) {
+    let { from, to } = view ?? this.#firstView();
+    if (view) {
+      const old = this.#points.findIndex((point) => point.time >= view.first);
+      const gone = this.#points[0].time - view.first;
+      const dropped = Math.round((gone * 1000) / this.#series.lengthMs);
+      const by = view.isAtEnd ? this.#points.length - view.count : old > 0 ? old : -dropped;
+      from += by;
+      to += by;
+    }
+    this.#chart.timeScale().setVisibleLogicalRange({ from, to });
+  }
+
+  #firstView() {
+    const room = (this.#area.clientWidth - AXIS_WIDTH_PX) / MIN_SPACING_PX;
+    const to = this.#points.length - 1 + FREE_CANDLES;
+    return { from: to - Math.min(USUAL_CANDLES, Math.floor(room)), to };
+  }
+
+  /** All candles at once. */
+  showAll() {
+    this.#chart?.timeScale().setVisibleLogicalRange({ from: -1, to: this.#points.length });
+  }
+
+  /** The newest candles, as at first. */
+  showNewest() {
+    if (this.#chart) this.#setView(null);
+  }
+
+  /** Shows `factor` as much time around the middle, or around the candle under the crosshair. */
+  zoom(factor) {
+    const { from, to } = this.#chart.timeScale().getVisibleLogicalRange();
+    const at = this.#pointedAt === null ? (from + to) / 2 : this.#indexOf(this.#pointedAt);
+    const range = { from: at - (at - from) * factor, to: at + (to - at) * factor };
+    this.#chart.timeScale().setVisibleLogicalRange(range);
+  }
+
+  /** In words, for those who do not see it. */
+  #describeView() {
+    const { symbol, timeframe } = this.#series;
+    const keys = "Arrow keys go from candle to candle, plus and minus zoom.";
+    this.#host.setAttribute("aria-label", `Candles of ${symbol}, ${timeframe}. ${keys}`);
+    const range = this.#chart.timeScale().getVisibleLogicalRange();
+    if (!range) return;
+    const inView = this.#points
+      .slice(Math.max(Math.ceil(range.from), 0), Math.floor(range.to) + 1)
+      .filter(({ candle }) => candle);
+    const [first, last] = [inView.at(0), inView.at(-1)].map((point) => point && this.#moment(point));
+    const words = `${inView.length} of ${this.#series.candles.length} candles in view`;
+    this.#host.setAttribute("aria-description", first ? `${words}: ${first} to ${last}` : words);
+  }
+
+  #moment({ time }) {
+    const { zone } = this.#choices;
+    return `${formatMoment(time * 1000, zone)} ${zoneName(time * 1000, zone)}`;
+  }
+
+  // --- the crosshair ---
+
+  #indexOf(timestamp) {
+    return this.#points.findIndex((point) => point.time * 1000 === timestamp);
+  }
+
+  #followPointer({ time, point, paneIndex }) {
+    this.#pointedAt = time === undefined ? null : time * 1000;
+    const isOnPrices = point && paneIndex === 0;
+    this.#level = isOnPrices ? this.#parts.candles.coordinateToPrice(point.y) : null;
+    this.#readOut();
+  }
+
+  /** Moves the crosshair by so many candles; ±Infinity is the first and the last of all. */
+  movePointer(by) {
+    const withCandle = this.#points.filter(({ candle }) => candle);
+    const at = withCandle.findIndex((point) => point.time * 1000 === this.#pointedAt);
+    const next = withCandle[clamp((at < 0 ? withCandle.length : at) + by, 0, withCandle.length - 1)];
+    this.#pointedAt = next.time * 1000;
+    this.#level = null;
+    this.#bringIntoView(this.#points.indexOf(next));
+    this.#readOut();
+    this.#chart.setCrosshairPosition(next.candle.close, next.time, this.#parts.candles);
+  }
+
+  #bringIntoView(index) {
+    const scale = this.#chart.timeScale();
+    const { from, to } = scale.getVisibleLogicalRange();
+    const by = Math.min(index - 1 - from, 0) || Math.max(index + 1 - to, 0);
+    if (by) scale.setVisibleLogicalRange({ from: from + by, to: to + by });
+  }
+
+  /** Takes the crosshair away. */
+  dropPointer() {
+    this.#pointedAt = null;
+    this.#chart?.clearCrosshairPosition();
+    if (this.#series) this.#readOut();
+  }
+
+  get isShown() {
+    return this.#chart !== null;
+  }
+
+  #readOut() {
+    const { formingSince, reasons } = this.#series;
+    const point =
+      this.#points.find(({ time, candle }) => candle && time * 1000 === this.#pointedAt) ??
+      this.#points.at(-1);
+    const { legends, words } = this.#parts;
+    fillReadout(this.#readout, {
+      candle: point.candle,
+      moment: this.#moment(point),
+      isForming: point.time * 1000 === formingSince,
+      level: this.#level,
+      events: (words.get(point.time * 1000) ?? []).map((marker) => marker.words),
+    });
+    for (const [at, pane] of this.#chart.panes().entries()) {
+      drawLegend(pane.getHTMLElement(), legends[at], point, this.#series, reasons);
+    }
+  }
+}
+
+/** As many as `formatPrice` shows. */
+function decimalsOf(price) {
+  return formatPrice(price).split(".")[1].length;
+}
+
+function chartOptions(colours, zone) {
+  const line = { color: colours.muted, labelBackgroundColor: colours.muted };
+  return {
+    autoSize: true,
+    layout: {
+      background: { color: colours.surface },
+      textColor: colours.muted,
+      fontFamily: "system-ui, sans-serif",
+      fontSize: 11,
+      panes: { separatorColor: colours.line, separatorHoverColor: colours.raised },
+      attributionLogo: false, // its <style> is against the policy; the panel has words and link
+    },
+    grid: { vertLines: { color: colours.line }, horzLines: { color: colours.line } },
+    crosshair: { mode: CrosshairMode.Normal, vertLine: line, horzLine: line },
+    rightPriceScale: { borderColor: colours.line, scaleMargins: { top: 0.14, bottom: 0.08 } },
+    timeScale: {
+      borderColor: colours.line,
+      timeVisible: true,
+      fixLeftEdge: true,
+      minBarSpacing: 0.3,
+      tickMarkFormatter: (seconds, kind) => formatTick(seconds, kind, zone),
+    },
+    localization: { timeFormatter: (seconds) => formatMoment(seconds * 1000, zone) },
+    handleScroll: { vertTouchDrag: false }, // which scrolls the page
+  };
+}
+
+/** Rising hollow, falling filled: told apart without colours. */
+function candleOptions(colours) {
+  return {
+    upColor: "rgba(0, 0, 0, 0)",
+    downColor: colours.down,
+    borderUpColor: colours.up,
+    borderDownColor: colours.down,
+    wickUpColor: colours.up,
+    wickDownColor: colours.down,
+    lastValueVisible: false,
+    priceLineVisible: false,
+  };
+}
