@@ -75,10 +75,9 @@ class JsonHandler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(payload)))
-        self.send_header("Cache-Control", "no-store")
         if self.close_connection:
             self.send_header("Connection", "close")
-        for name, value in headers.items():
+        for name, value in {"Cache-Control": "no-store", **headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

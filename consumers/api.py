@@ -57,7 +57,8 @@ class Api:
         _accept(parameters)
         return {
             "timestamp": now_ms(),
-            "redis": self._watch.state["redis"],
+            "redis": self._watch.redis(),
+            "expires_at": self._board.expires_at(),  # before the values, so that none is left out
             "timeframes": self._board.timeframes(),
             "updates": self._board.updates(),
             "symbols": self._board.rows(),

@@ -58,7 +58,9 @@ class Dashboard(PageServer):
             self._stopping,
             partial(loops.turned, "activity"),
         )
-        watch = Watch(client, log_key, health_url, self._stopping, partial(loops.turned, "watch"))
+        watch = Watch(
+            client, log_key, health_url, events, self._stopping, partial(loops.turned, "watch")
+        )
         scanner = Scanner(connection.cache("dashboard", "scanner", self._stopping, loops))
         parts = {"dashboard": board, "scanner": scanner, "activity": activity, "watch": watch}
         self._workers = [

@@ -215,6 +215,13 @@ class Board:
         with self._lock:
             return dict(self._updates)
 
+    def expires_at(self) -> int | None:
+        """When the first of the fresh values expires, ms UTC: nothing is published then."""
+        now = time.time()
+        with self._lock:
+            ends = [held.expires_at for held in self._held.values() if held.expires_at > now]
+        return int(min(ends) * 1000) if ends else None
+
     def rows(self) -> list[dict[str, Any]]:
         """The fresh values of each coin as they are in Redis; None where there is none."""
         now, symbols, timeframes = time.time(), self.symbols(), self.timeframes()
@@ -304,18 +311,20 @@ def _minute(entry_id: str) -> int:
 
 
 class Watch:
-    """Asks every 2 s whether the service and Redis answer, and which consumers are alive."""
+    """Asks every 2 s whether the service and Redis answer, and which consumers are alive; publishes
+    an event when Redis begins or ceases to answer."""
 
     def __init__(
         self,
         client: redis.Redis,
         log_key: str,
         health_url: str,
+        events: Events,
         stopping: threading.Event,
         on_turn: OnTurn = lambda problem: None,
     ) -> None:
         self._client, self._log_key, self._health_url = client, log_key, health_url
-        self._stopping, self._on_turn = stopping, on_turn
+        self._events, self._stopping, self._on_turn = events, stopping, on_turn
         # A proxy of the environment is not for this machine.
         of_here = is_loopback(urlsplit(health_url).hostname or "")
         no_proxy = [urllib.request.ProxyHandler({})] if of_here else []
@@ -338,7 +347,14 @@ class Watch:
         redis_state, lives = self._ask_redis()
         consumers = self.state["consumers"] if lives is None else lives
         service = self._ask_service()
+        before = self.redis()
         self.state = {"service": service, "redis": redis_state, "consumers": consumers}
+        if self.redis() != before:
+            self._events.publish("state", {"redis": self.redis()})
+
+    def redis(self) -> dict[str, Any]:
+        """Whether Redis answers, and else why not."""
+        return {name: self.state["redis"][name] for name in ("up", "error")}
 
     def _ask_service(self) -> dict[str, Any]:
         url = self._health_url

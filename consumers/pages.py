@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import queue
+import socket
+import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import redis
@@ -13,19 +16,18 @@ import redis
 import journal
 from consumers import live
 from consumers.api import Api, BadRequest
-from consumers.live import Events
+from consumers.content import CONTENT_TYPES, Content, accepts_gzip
+from consumers.live import Events, Listener
 from consumers.market_cache import NoData
 from http_server import JsonHandler, JsonServer
 
-KEEP_ALIVE_S = 10.0  # between two messages of /api/events: a write shows whether the client is gone
+# An event that pages see, unlike a comment: one that hears none for 6 s connects anew.
+HEARTBEAT_S = 2.0
+HEARTBEAT = b"event: heartbeat\ndata: {}\n\n"
+# A client that is gone without a word keeps its place among the listeners for this long.
+UNACKNOWLEDGED_MS = 20_000
 STATIC = Path(__file__).parent / "static"
 PAGES = {"/": "scanner/page.html", "/trades": "trades/page.html", "/status": "status/page.html"}
-CONTENT_TYPES = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-}
 
 
 class _Handler(JsonHandler):
@@ -53,11 +55,11 @@ class _Handler(JsonHandler):
     def _answer(self, path: str, query: str) -> None:
         server = self.server
         if file := server.files.get(path):
-            self.send_bytes(200, file.read_bytes(), CONTENT_TYPES[file.suffix])
+            self._send_content(file)
         elif path == "/api/events":
             self._send_events()
         elif path in server.api.routes:
-            self.send_json(200, server.api.answer(path, query))
+            self._send_content(Content.of_answer(server.api.answer(path, query)))
         elif path == "/api/trades.csv":
             payload = server.api.trades_csv(query)
             named = {"Content-Disposition": 'attachment; filename="trades.csv"'}
@@ -75,6 +77,25 @@ class _Handler(JsonHandler):
         self.send_header("Referrer-Policy", "no-referrer")
         super().end_headers()
 
+    def _send_content(self, content: Content) -> None:
+        """Send it unless the client has it already, gzipped if the client accepts that."""
+        headers = {**content.headers, "Vary": "Accept-Encoding"}
+        if content.is_known(self.headers.get("If-None-Match", "")):
+            self._send_not_modified(headers)
+        elif accepts_gzip(self.headers.get("Accept-Encoding", "")) and content.gzipped:
+            headers["Content-Encoding"] = "gzip"
+            self.send_bytes(200, content.gzipped, content.content_type, **headers)
+        else:
+            self.send_bytes(200, content.payload, content.content_type, **headers)
+
+    def _send_not_modified(self, headers: dict[str, str]) -> None:
+        self.send_response(304)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
     def _send_events(self) -> None:
         """Send events until the client goes or falls too far behind."""
         with self.server.events.listener() as listener:
@@ -85,15 +106,24 @@ class _Handler(JsonHandler):
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Accel-Buffering", "no")  # else nginx keeps events back
             self.send_header("Connection", "close")
             self.end_headers()
-            message = b": welcome\n\n"
-            while self.command == "GET" and not listener.dropped:
-                self.wfile.write(message)
-                try:
-                    message = listener.get(timeout=KEEP_ALIVE_S)
-                except queue.Empty:
-                    message = b": still here\n\n"
+            if self.command == "GET":
+                self._pass_on(listener)
+
+    def _pass_on(self, listener: Listener) -> None:
+        """A heartbeat every 2 s, whatever else there is to send."""
+        option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+        self.connection.setsockopt(*option)
+        beat_at = time.monotonic()
+        while not listener.dropped:
+            if (left_s := beat_at - time.monotonic()) <= 0:
+                self.wfile.write(HEARTBEAT)
+                left_s = HEARTBEAT_S
+                beat_at = time.monotonic() + HEARTBEAT_S
+            with suppress(queue.Empty):
+                self.wfile.write(listener.get(timeout=left_s))
 
 
 class PageServer(JsonServer):
@@ -104,9 +134,10 @@ class PageServer(JsonServer):
     ) -> None:
         """Listens at once; OSError if it cannot."""
         self.api, self.events = api, events
-        self.files = {path: STATIC / name for path, name in PAGES.items()}
+        # Read once: a running program answers with the files that belong to it.
+        self.files = {path: Content.of_file(STATIC / name) for path, name in PAGES.items()}
         self.files |= {
-            f"/static/{file.relative_to(STATIC)}": file
+            f"/static/{file.relative_to(STATIC)}": Content.of_file(file)
             for file in STATIC.rglob("*")
             if file.suffix in CONTENT_TYPES and file.suffix != ".html"
         }

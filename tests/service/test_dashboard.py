@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import queue
@@ -75,10 +76,10 @@ def idle(quick_watch: None) -> Iterator[Dashboard]:
 
 
 def request(
-    server: Dashboard, path: str, method: str = "GET"
+    server: Dashboard, path: str, method: str = "GET", **headers: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
-    connection.request(method, path)
+    connection.request(method, path, headers=headers)
     answer = connection.getresponse()
     return answer, answer.read()
 
@@ -105,7 +106,7 @@ class EventStream:
         self.answer = self.connection.getresponse()
         self.heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self.ended = False
-        assert self.answer.readline() == b": welcome\n"
+        assert self.answer.readline() == b"event: heartbeat\n"
         threading.Thread(target=self._gather, daemon=True).start()
 
     def _gather(self) -> None:
@@ -155,6 +156,39 @@ class TestScanner:
         client.set(indicators_key("AUSDT", "5m"), '{"close":2}', ex=60)
         client.publish("ta:update:5m", "{}")
         until(lambda: row_of(server, "AUSDT")["ta"]["5m"] == {"close": 2}, 5)
+
+    def test_is_sent_again_only_when_it_has_changed(self, serve: Serve, client: Any) -> None:
+        server = serve()
+        put_price(client, "AUSDT", 1.0, ttl_s=60)
+        client.publish("market:update:5m", update(["AUSDT"]))
+        until(lambda: row_of(server, "AUSDT").get("price"), 5)
+        answer, body = request(server, "/api/scanner")
+        tag = answer.headers["ETag"]
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert answer.headers["X-Timestamp"] == str(json.loads(body)["timestamp"])
+
+        answer, body = request(server, "/api/scanner", **{"If-None-Match": tag})
+        assert (answer.status, body, answer.headers["ETag"]) == (304, b"", tag)
+        assert abs(int(answer.headers["X-Timestamp"]) - now_ms()) < 10_000
+        client.publish("market:update:5m", update(["AUSDT"], timestamp=2))
+        until(lambda: request(server, "/api/scanner", **{"If-None-Match": tag})[1], 5)
+
+    def test_says_when_something_in_it_expires(self, serve: Serve, client: Any) -> None:
+        server = serve()
+        assert ask(server, "/api/scanner")[1]["expires_at"] is None
+        put_price(client, "AUSDT", 1.0, ttl_s=60)
+        put_price(client, "BUSDT", 1.0, ttl_s=3)
+        client.publish("market:update:5m", update(["AUSDT", "BUSDT"]))
+        until(lambda: row_of(server, "BUSDT").get("price"), 5)
+        answer, body = request(server, "/api/scanner")
+        expires_at = json.loads(body)["expires_at"]
+        assert abs(expires_at - now_ms()) < 10_000
+        until(lambda: now_ms() > expires_at, 5)
+        later, body = request(server, "/api/scanner", **{"If-None-Match": answer.headers["ETag"]})
+        assert (
+            later.status == 200 and abs(json.loads(body)["expires_at"] - now_ms() - 60_000) < 20_000
+        )
+        assert [bool(row["price"]) for row in json.loads(body)["symbols"]] == [True, False]
 
     def test_requests_alone_read_nothing(self, serve: Serve, client: Any) -> None:
         put_price(client, "AUSDT", 1.0)
@@ -217,6 +251,14 @@ class TestChart:
         assert (signal["signal"], signal["price"]) == ("ribbon_up", 1e-8)
         assert abs(signal["timestamp"] - now_ms()) < 60_000
         assert signal["candle"] in [candle["timestamp"] for candle in body["candles"][-3:]]
+
+    def test_are_gzipped_for_who_accepts_it(self, serve: Serve, client: Any) -> None:
+        put_candles(client, "AUSDT", "4h", walk(500), ttl_s=60)
+        path, server = "/api/chart?symbol=AUSDT&timeframe=4h", serve()
+        answer, body = request(server, path, **{"Accept-Encoding": "gzip, deflate"})
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        assert json.loads(gzip.decompress(body))["candles"] == ask(server, path)[1]["candles"]
 
     def test_none_fresh_is_404_with_the_reason(self, idle: Dashboard) -> None:
         status, body = ask(idle, "/api/chart?symbol=AUSDT&timeframe=4h")
@@ -547,11 +589,54 @@ class TestEvents:
         while "again" not in [entry["summary"] for entry in stream.next("log")]:
             pass
 
+    def test_the_state_of_redis_is_told_once_answers_have_it(
+        self, serve: Serve, redis_server: RedisServer
+    ) -> None:
+        server = serve()
+        stream = EventStream(server)
+        for change, up in ((redis_server.kill, False), (redis_server.start, True)):
+            change()
+            while stream.next("state")["redis"]["up"] != up:
+                pass
+            assert ask(server, "/api/scanner")[1]["redis"]["up"] == up
+
+    def test_a_heartbeat_comes_whatever_else_does(
+        self, idle: Dashboard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pages, "HEARTBEAT_S", 0.3)
+        stream, stopping = EventStream(idle), threading.Event()
+
+        def keep_busy() -> None:
+            while not stopping.wait(0.02):
+                idle.events.publish("busy", None)
+
+        threading.Thread(target=keep_busy, daemon=True).start()
+        try:
+            for _ in range(5):
+                assert stream.next("heartbeat") == {}
+        finally:
+            stopping.set()
+        assert stream.next("busy") is None
+
+    def test_nothing_on_the_way_keeps_events_back(
+        self, idle: Dashboard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        connections: list[socket.socket] = []
+        monkeypatch.setattr(idle, "request_came", connections.append)
+        headers = EventStream(idle).answer.headers
+        assert headers["Content-Type"] == "text/event-stream"
+        assert (headers["Cache-Control"], headers["X-Accel-Buffering"]) == ("no-store", "no")
+        assert "Content-Encoding" not in headers
+        # Who is gone without a word is let go of long before TCP itself gives up.
+        [connection] = connections
+        option = (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+        until(lambda: connection.getsockopt(*option) == pages.UNACKNOWLEDGED_MS, 5)
+
     def test_too_many_are_refused_and_those_who_go_make_room(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(live, "MAX_LISTENERS", 2)
-        monkeypatch.setattr(pages, "KEEP_ALIVE_S", 0.1)
+        monkeypatch.setattr(pages, "HEARTBEAT_S", 0.1)
         server = serve()
         streams = [EventStream(server) for _ in range(2)]
         assert ask(server, "/api/events")[0] == 503
@@ -600,7 +685,7 @@ class TestWatch:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, NOWHERE)
         for url in (f"{exchange.url}/api/v3/time", NOWHERE):
-            watch = live.Watch(redis_server.client, DEFAULT_KEY, url, threading.Event())
+            watch = Watch(redis_server.client, DEFAULT_KEY, url, Events(), threading.Event())
             watch.turn()
             assert watch.state["service"]["up"] == (url != NOWHERE)
 
@@ -626,6 +711,51 @@ class TestServer:
         assert linked
         for name in linked:
             assert request(idle, f"/static/{name}")[0].status == 200
+
+    @pytest.mark.parametrize("path", ["/", "/static/shared/base.css", "/static/shared/favicon.svg"])
+    def test_files_are_sent_again_only_when_they_have_changed(
+        self, idle: Dashboard, path: str
+    ) -> None:
+        answer, body = request(idle, path)
+        tag = answer.headers["ETag"]
+        assert answer.headers["Cache-Control"] == "no-cache" and tag.startswith('W/"')
+        for method in ("GET", "HEAD"):
+            for known in (tag, f'"x", {tag}', tag.removeprefix("W/"), "*"):
+                again, nothing = request(idle, path, method, **{"If-None-Match": known})
+                assert (again.status, nothing) == (304, b"")
+                assert again.headers["ETag"] == tag and "Content-Length" not in again.headers
+                assert again.headers["Cache-Control"] == "no-cache"
+        for unknown in ('"x"', tag.strip('W/"'), ""):
+            assert request(idle, path, **{"If-None-Match": unknown})[1] == body
+
+    def test_one_connection_goes_on_after_a_304(self, idle: Dashboard) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", idle.server_address[1], timeout=10)
+        for status in (304, 304, 200):
+            headers = {"If-None-Match": "*"} if status == 304 else {}
+            connection.request("GET", "/", headers=headers)
+            answer = connection.getresponse()
+            assert answer.status == status and bool(answer.read()) == (status == 200)
+
+    @pytest.mark.parametrize("path", ["/", "/static/shared/base.css"])
+    def test_gzip_for_who_accepts_it(self, idle: Dashboard, path: str) -> None:
+        plain, body = request(idle, path, **{"Accept-Encoding": "br, gzip;q=0"})
+        packed, smaller = request(idle, path, **{"Accept-Encoding": "br;q=1.0, GZIP;q=0.5"})
+        head, nothing = request(idle, path, "HEAD", **{"Accept-Encoding": "gzip"})
+        assert "Content-Encoding" not in plain.headers
+        for answer in (packed, head):
+            assert answer.headers["Content-Encoding"] == "gzip"
+        assert plain.headers["Vary"] == packed.headers["Vary"] == "Accept-Encoding"
+        assert len(smaller) < len(body) and nothing == b""
+        assert gzip.decompress(smaller) == body
+        assert int(head.headers["Content-Length"]) == len(smaller)
+
+    def test_what_is_short_and_what_is_refused_is_sent_as_it_is(self, idle: Dashboard) -> None:
+        for path, status in (("/static/shared/favicon.svg", 200), ("/nothing", 404)):
+            answer, body = request(idle, path, **{"Accept-Encoding": "gzip"})
+            assert answer.status == status and "Content-Encoding" not in answer.headers
+            assert int(answer.headers["Content-Length"]) == len(body)
+        answer, _ = request(idle, "/nothing", **{"If-None-Match": "*"})
+        assert (answer.status, answer.headers["Cache-Control"]) == (404, "no-store")
 
     @pytest.mark.parametrize(
         "path",

@@ -15,7 +15,9 @@ import { Feed, everySecond, listen } from "../shared/server.js";
 import { describeAges, findProblem } from "./freshness.js";
 import { dimTable, focusCoin, markChosen, onChoice, showTable } from "./table.js";
 
-const feed = new Feed("/api/scanner", showAnswer);
+const EVERY_MS = 30_000; // events say when to ask
+
+const feed = new Feed("/api/scanner", showAnswer, { everyMs: EVERY_MS });
 let latest = NO_COINS; // what is shown
 
 function showAnswer() {
@@ -64,6 +66,7 @@ listen(
   {
     update: () => feed.askSoon(),
     redis: () => feed.askSoon(),
+    state: () => feed.askSoon(),
   },
   () => feed.askSoon(),
 );

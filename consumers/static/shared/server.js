@@ -1,13 +1,16 @@
 // What the server says: the newest answer, the server's clock, and its events.
 
+import { isLive } from "./events.js";
 import { formatAge, formatTime } from "./format.js";
 
 const POLL_INTERVAL_MS = 5_000;
 const REQUEST_TIMEOUT_MS = 8_000;
-const RETRY_EVENTS_MS = 5_000;
+const NOT_MODIFIED = 304;
 const DEBOUNCE_MS = 300; // a refresh publishes several updates within a moment
 const TICK_MS = 1_000;
 const BLANK_AFTER_MS = 60_000; // an older answer is not shown: no price lives longer in Redis
+
+export { listen } from "./events.js";
 
 /** The server did not answer (`status` 0), or answered with an error; the message is for people. */
 export class ServerError extends Error {
@@ -24,12 +27,18 @@ export class ServerError extends Error {
  * @throws {DOMException} AbortError, if `signal` gave it up
  */
 export async function fetchJson(path, signal) {
+  return (await request(path, { signal })).body;
+}
+
+/** The headers and the JSON body behind `path`; the body is null if it is the one of `etag`. */
+async function request(path, { signal, etag }) {
   const deadline = AbortSignal.timeout(REQUEST_TIMEOUT_MS);
   const end = signal ? AbortSignal.any([signal, deadline]) : deadline;
   let response;
   let body;
   try {
-    response = await fetch(path, { signal: end });
+    response = await fetch(path, { signal: end, headers: etag ? { "If-None-Match": etag } : {} });
+    if (response.status === NOT_MODIFIED) return { headers: response.headers, body: null };
     body = await response.json();
   } catch (error) {
     signal?.throwIfAborted();
@@ -37,7 +46,7 @@ export async function fetchJson(path, signal) {
     throw new ServerError(0, "The dashboard does not answer");
   }
   if (!response.ok) throw new ServerError(response.status, body.error ?? `HTTP ${response.status}`);
-  return body;
+  return { headers: response.headers, body };
 }
 
 /** The server's clock, so that a browser whose clock is wrong still shows right ages. */
@@ -59,13 +68,21 @@ export const clock = {
 };
 
 /**
- * The newest answer behind a path whose body has a `timestamp`. Asks at once, every 5 s, when told
- * to, and when the page comes into view again; calls `onChange` after each answer or failure.
+ * The newest answer behind a path whose body has a `timestamp`. Asks at once, when told to, when the
+ * page comes into view again, when something in the body expires (its `expires_at`, if it has one,
+ * ms UTC), and every 5 s; calls `onChange` after each answer or failure. Asks nothing while the page
+ * is hidden.
+ *
+ * `everyMs` is for answers whose every change is told by an event. It replaces the 5 s as long as
+ * events arrive and requests do not fail.
  */
 export class Feed {
   #path;
   #onChange;
+  #everyMs;
   #body = null;
+  #etag = null;
+  #askedAt = 0;
   #asking = false;
   #askAgain = false;
   #timer = 0;
@@ -73,9 +90,10 @@ export class Feed {
   /** Why the last request failed and when the last answer was, ms UTC; null while all is well. */
   failure = null;
 
-  constructor(path, onChange) {
+  constructor(path, onChange, { everyMs = POLL_INTERVAL_MS } = {}) {
     this.#path = path;
     this.#onChange = onChange;
+    this.#everyMs = everyMs;
   }
 
   /** The newest body, or null if there is none that may still be shown. */
@@ -85,17 +103,26 @@ export class Feed {
   }
 
   start() {
-    setInterval(() => this.#ask(), POLL_INTERVAL_MS);
-    document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.#ask();
-    });
+    setInterval(() => {
+      if (!this.#asking && this.#isDue()) this.#ask();
+    }, TICK_MS);
+    document.addEventListener("visibilitychange", () => this.#ask());
     this.#ask();
   }
 
   /** Asks in a moment, once for all calls until then. */
   askSoon() {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#ask(), DEBOUNCE_MS);
+    this.#timer ||= setTimeout(() => {
+      this.#timer = 0;
+      this.#ask();
+    }, DEBOUNCE_MS);
+  }
+
+  #isDue() {
+    const isWell = isLive() && !this.failure;
+    const waitedMs = Math.abs(Date.now() - this.#askedAt);
+    const hasExpired = clock.now() >= (this.#body?.expires_at ?? Infinity);
+    return (hasExpired && !this.failure) || waitedMs >= (isWell ? this.#everyMs : POLL_INTERVAL_MS);
   }
 
   /** One request at a time; who asks during one gets another after it. */
@@ -104,7 +131,7 @@ export class Feed {
     if (this.#asking) return;
     this.#asking = true;
     try {
-      while (this.#askAgain) {
+      while (this.#askAgain && !document.hidden) {
         this.#askAgain = false;
         await this.#askOnce();
         this.#onChange();
@@ -116,8 +143,11 @@ export class Feed {
 
   async #askOnce() {
     const askedAt = Date.now();
+    this.#askedAt = askedAt;
     try {
-      this.#body = await fetchJson(this.#path);
+      const { headers, body } = await request(this.#path, { etag: this.#etag });
+      this.#body = body ?? { ...this.#body, timestamp: Number(headers.get("X-Timestamp")) };
+      this.#etag = headers.get("ETag");
       clock.set(this.#body.timestamp, askedAt);
       this.failure = null;
     } catch (error) {
@@ -126,25 +156,6 @@ export class Feed {
       this.failure = { text: error.message, since };
     }
   }
-}
-
-/**
- * Listens to the server's events for as long as the page lives.
- * @param {Object<string, function(*)>} handlers by event name; each is handed the event's data
- * @param {function()} onOpen after each (re)connection: what happened before it was missed
- */
-export function listen(handlers, onOpen) {
-  const source = new EventSource("/api/events");
-  source.addEventListener("open", onOpen);
-  for (const [name, handle] of Object.entries(handlers)) {
-    source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
-  }
-  source.addEventListener("error", () => {
-    // The browser reconnects by itself, except after an HTTP error.
-    if (source.readyState === EventSource.CLOSED) {
-      setTimeout(() => listen(handlers, onOpen), RETRY_EVENTS_MS);
-    }
-  });
 }
 
 /** Calls `tick` now, each second, and when the page comes into view again. */

@@ -50,6 +50,7 @@ listen(
   {
     log: (entries) => messageLog.add(entries),
     redis: () => feed.askSoon(),
+    state: () => feed.askSoon(),
   },
   () => {
     feed.askSoon();
