@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from binance_answers import TIMEFRAME_MS, Outdated
 from candles import PRICE, Feed, Series
 from http_server import JsonHandler, JsonServer
+from journal import Problem
 from rate_limiter import HOLD_S, LimiterState
 from redis_log import iso_ms
 from settings import VERSION, Settings
@@ -28,7 +29,7 @@ class View(NamedTuple):
     store: StoreView
     instance: str  # this one's token
     leader: str  # the token of who leads; "" while that is not known
-    problems: dict[str, str]
+    problems: dict[str, Problem]
     limiter: LimiterState
     clock_offset_s: float | None  # by how much the exchange's clock is ahead
     requests: dict[str, int]  # by HTTP status
@@ -59,7 +60,8 @@ def report(view: View) -> tuple[int, dict[str, Any]]:
         "unknown_symbols": [s for s in settings.symbols if is_unknown(failing.get(Feed(s, PRICE)))],
         "halted": view.store.halted,
         "idle": view.store.idle,
-        "problems": problems,
+        "problems": {what: problem.reason for what, problem in problems.items()},
+        "problems_since": {what: iso_ms(problem.since) for what, problem in problems.items()},
         "timeframes": timeframes,
         "prices": prices,
         "redis": {
@@ -114,7 +116,11 @@ def _part(view: View, what: str) -> dict[str, Any]:
     }
     body |= _of_prices(view, feeds) if what == PRICE else _of_candles(view, feeds, what)
     errors = {feed.symbol: view.store.failing.get(feed) for feed in feeds}
-    return body | {"failing": {s: error.reason for s, error in errors.items() if error}}
+    since = {feed.symbol: view.store.failing_since.get(feed) for feed in feeds}
+    return body | {
+        "failing": {s: error.reason for s, error in errors.items() if error},
+        "failing_since": {s: iso_ms(at) for s, at in since.items() if at},
+    }
 
 
 def _expected(view: View, what: str) -> list[str]:

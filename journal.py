@@ -13,10 +13,11 @@ import re
 import socket
 import sys
 import threading
+import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from redis_log import iso_ms
 
@@ -126,31 +127,38 @@ def log_bug(error: Exception) -> None:
         event(logging.ERROR, "bug", error=repr(error), where=where)
 
 
+class Problem(NamedTuple):
+    """Why something is wrong, and since when, epoch seconds."""
+
+    reason: str
+    since: float
+
+
 class Problems:
     """What is wrong now, by what has it. Logged when it begins and when it is over."""
 
     def __init__(self) -> None:
-        # Guards _reasons: loops and the main thread note, HTTP threads copy. Without it the same
+        # Guards _problems: loops and the main thread note, HTTP threads copy. Without it the same
         # beginning could be logged twice.
         self._lock = threading.Lock()
-        self._reasons: dict[str, str] = {}
+        self._problems: dict[str, Problem] = {}
 
     def note(self, what: str, reason: object) -> None:
         """`what` has a problem, or, where the `reason` is false, none any more."""
         text = short(reason) if isinstance(reason, Exception) else str(reason or "")
         with self._lock:
-            before = self._reasons.pop(what, "")
-            if text:
-                self._reasons[what] = text
+            before = self._problems.pop(what, None)
+            if text:  # since when it is there, whatever its reason was then
+                self._problems[what] = Problem(text, before.since if before else time.time())
         if text and not before:
             event(logging.WARNING, "problem", what=what, reason=text)
         elif before and not text:
             event(logging.INFO, "problem_over", what=what)
 
-    def now(self) -> dict[str, str]:
-        """Reasons by what has the problem."""
+    def now(self) -> dict[str, Problem]:
+        """By what has the problem."""
         with self._lock:
-            return dict(self._reasons)
+            return dict(self._problems)
 
 
 def notify(message: str) -> None:

@@ -54,6 +54,7 @@ class StoreView(NamedTuple):
 
     held: dict[Feed, Series | Price]
     failing: dict[Feed, BinanceError]  # why the last read of each failed
+    failing_since: dict[Feed, float]  # when the first of these failures came, epoch seconds
     newest_ms: dict[Feed, int]  # ever seen
     idle: list[str]  # symbols without a trade in 24 h
     halted: dict[str, str]  # symbols that are listed but not traded: their status
@@ -96,6 +97,7 @@ class Store:
         self._judge = Judge(settings.candle_limit)
         self._held: dict[Feed, Series | Price] = {}
         self._failing: dict[Feed, BinanceError] = {}
+        self._failing_since: dict[Feed, float] = {}  # of each that is failing, epoch seconds
         self._idle: dict[Feed, Idle] = {}
         self._unwritten: set[Feed] = set()  # Redis lacks what is held
         self._unlogged: dict[Feed, str] = {}  # failures that the message log lacks
@@ -143,9 +145,11 @@ class Store:
             if before is None:
                 news.add("fetch_failing", feed, result.reason)
                 self._unlogged[feed] = result.reason
+                self._failing_since[feed] = time.time()
             self._failing[feed] = result
             return
         if self._failing.pop(feed, None):
+            del self._failing_since[feed]
             news.add("fetch_mended", feed)
         if isinstance(result, Idle):
             self._drop_locked(feed)
@@ -209,6 +213,7 @@ class Store:
             self._forgot_at = time.monotonic()
             self._held.clear()
             self._failing.clear()
+            self._failing_since.clear()
             self._idle.clear()
             self._judge.forget()
             self._unwritten.clear()
@@ -345,6 +350,7 @@ class Store:
             return StoreView(
                 held=dict(self._held),
                 failing=dict(self._failing),
+                failing_since=dict(self._failing_since),
                 newest_ms=dict(self._judge.newest_ms),
                 idle=[feed.symbol for feed in self._idle],
                 halted=self._halted_locked(),

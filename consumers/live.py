@@ -54,6 +54,7 @@ MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnect
 MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
 LOGS = (None, *RARE_TYPES)  # the message log, and the rare types with streams of their own
 RETRY_S = 1.0  # after a failure of Redis, or a bug
+NOT_ASKED = "not asked yet"
 
 OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
 
@@ -331,8 +332,8 @@ class Watch:
         self._opener = urllib.request.build_opener(*no_proxy)
         # The last answers. One thread replaces the whole dict, so readers need no lock.
         self.state: dict[str, Any] = {
-            "service": {"up": False, "error": "not asked yet", "health": None},
-            "redis": _redis_state("not asked yet"),
+            "service": {"up": False, "error": NOT_ASKED, "health": None},
+            "redis": _redis_state(NOT_ASKED),
             "consumers": dict.fromkeys(CONSUMERS),
         }
 

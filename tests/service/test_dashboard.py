@@ -427,6 +427,15 @@ class TestMessageLog:
         assert body["redis"]["up"] and "WRONGTYPE" in body["redis"]["error"]
 
 
+class TestTrouble:
+    def test_both_pages_are_told_why(self, serve: Serve) -> None:
+        server = serve()
+        for path in ("/api/scanner", "/api/status"):
+            found = until(lambda path=path: ask(server, path)[1]["trouble"], 5)
+            assert found["text"] == "The service does not answer"
+            assert f"{NOWHERE} does not answer: " in found["detail"]
+
+
 class TestStatus:
     def test_who_is_alive(self, serve: Serve, client: Any) -> None:
         now = now_ms()

@@ -262,6 +262,7 @@ class TestRefresh:
         line = 'event=problem what=ETHUSDT reason="is not traded but BREAK"'
         assert caplog.messages.count(line) == 1
         assert service.health()[1]["problems"] == {"ETHUSDT": "is not traded but BREAK"}
+        assert list(service.health()[1]["problems_since"]) == ["ETHUSDT"]
         exchange.halt("SOLUSDT")
         exchange.resume("ETHUSDT")
         service._listing_due_at = 0.0
@@ -319,7 +320,10 @@ class TestFaults:
         exchange.fault(kind, symbol="ETHUSDT", path="klines", **detail)
         caplog.clear()
         turn(service)
+        since = service.health()[1]["timeframes"]["5m"]["failing_since"]
+        assert list(since) == ["ETHUSDT"]
         turn(service)
+        assert service.health()[1]["timeframes"]["5m"]["failing_since"] == since
         assert fake.get("market:ohlcv:ETHUSDT:5m") == before
         assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") == expires  # not extended
         assert fake.pexpiretime("market:ohlcv:BTCUSDT:5m") > others_expire
@@ -333,6 +337,7 @@ class TestFaults:
         caplog.clear()
         turn(service)
         assert "event=fetch_mended what=5m symbols=ETHUSDT" in caplog.messages
+        assert service.health()[1]["timeframes"]["5m"]["failing_since"] == {}
         assert fake.pexpiretime("market:ohlcv:ETHUSDT:5m") > expires
 
     def test_a_bad_price_is_no_price_and_harms_no_other(
