@@ -14,7 +14,6 @@ from consumers.live import Activity, Board, Watch
 from consumers.market_cache import SYMBOL, MarketCache, now_ms, timeframe_ms
 from consumers.ta_service import SIGNALS
 from consumers.trades import Filter, TradesLog, read_positions
-from consumers.trouble import trouble
 from redis_log import TYPES, check_source, log_extent, read_log
 
 Parameters = dict[str, str]
@@ -59,7 +58,7 @@ class Api:
         return {
             "timestamp": now_ms(),
             "redis": self._watch.redis(),
-            "trouble": trouble(self._watch.state["service"]),
+            "trouble": self._watch.trouble(),
             "expires_at": self._board.expires_at(),  # before the values, so that none is left out
             "timeframes": self._board.timeframes(),
             "updates": self._board.updates(),

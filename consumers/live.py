@@ -39,6 +39,7 @@ from consumers.market_cache import (
 )
 from consumers.scanner import score_key
 from consumers.ta_service import indicators_key
+from consumers.trouble import NOT_ASKED, Trouble, trouble
 from environment import is_loopback
 from journal import short
 from redis_log import RARE_TYPES, follow_log, log_extent, redact
@@ -54,7 +55,6 @@ MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnect
 MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
 LOGS = (None, *RARE_TYPES)  # the message log, and the rare types with streams of their own
 RETRY_S = 1.0  # after a failure of Redis, or a bug
-NOT_ASKED = "not asked yet"
 
 OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
 
@@ -313,7 +313,7 @@ def _minute(entry_id: str) -> int:
 
 class Watch:
     """Asks every 2 s whether the service and Redis answer, and which consumers are alive; publishes
-    an event when Redis begins or ceases to answer."""
+    an event when Redis begins or ceases to answer, or when what is wrong with the service changes."""
 
     def __init__(
         self,
@@ -348,14 +348,18 @@ class Watch:
         redis_state, lives = self._ask_redis()
         consumers = self.state["consumers"] if lives is None else lives
         service = self._ask_service()
-        before = self.redis()
+        before = self.redis(), self.trouble()
         self.state = {"service": service, "redis": redis_state, "consumers": consumers}
-        if self.redis() != before:
-            self._events.publish("state", {"redis": self.redis()})
+        if (self.redis(), self.trouble()) != before:
+            self._events.publish("state", {"redis": self.redis(), "trouble": self.trouble()})
 
     def redis(self) -> dict[str, Any]:
         """Whether Redis answers, and else why not."""
         return {name: self.state["redis"][name] for name in ("up", "error")}
+
+    def trouble(self) -> Trouble | None:
+        """What is wrong with the service; None if nothing is."""
+        return trouble(self.state["service"])
 
     def _ask_service(self) -> dict[str, Any]:
         url = self._health_url

@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from consumers.live import NOT_ASKED
 from consumers.market_cache import BAD_DATA
+
+NOT_ASKED = "not asked yet"  # the error of a service that was not yet asked for its /health
 
 # The problems that leave readers without data, the worst first, as headlines.
 _HEADLINES = {

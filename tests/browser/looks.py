@@ -60,7 +60,12 @@ def cell(page: Page, symbol: str, column: str) -> Locator:
 
 def coin(page: Page, symbol: str) -> Locator:
     """The button that opens the chart of a coin."""
-    return cell(page, symbol, "symbol").locator("button")
+    return cell(page, symbol, "symbol").locator("button.coin")
+
+
+def star(page: Page, symbol: str) -> Locator:
+    """The button that makes a coin a favourite."""
+    return cell(page, symbol, "symbol").locator("button.star")
 
 
 def header(page: Page, column: str) -> Locator:

@@ -400,13 +400,13 @@ class TestChart:
         page = scanner()
 
         def tab_to(selector: str) -> None:
-            for _ in range(80):
+            for _ in range(120):
                 page.keyboard.press("Tab")
                 if page.evaluate("s => document.activeElement.matches(s)", selector):
                     return
             pytest.fail(f"Tab does not reach {selector}")
 
-        tab_to("tr[data-symbol=BTCUSDT] button")
+        tab_to("tr[data-symbol=BTCUSDT] .coin")
         page.keyboard.press("Enter")
         expect(page.locator("#chart-panel")).to_be_focused()
         tab_to("#chart-timeframes button")

@@ -5,8 +5,8 @@
 export const NO_COINS = { timeframes: [], updates: {}, coins: [] };
 
 /** The answer of /api/scanner as this page uses it. */
-export function readAnswer({ redis, timeframes, updates, symbols }) {
-  return { redis, timeframes, updates, coins: symbols.map(readCoin) };
+export function readAnswer({ redis, trouble, timeframes, updates, symbols }) {
+  return { redis, trouble, timeframes, updates, coins: symbols.map(readCoin) };
 }
 
 /**
@@ -16,16 +16,22 @@ export function readAnswer({ redis, timeframes, updates, symbols }) {
  */
 function readCoin({ symbol, price, scan, ta }) {
   const analyses = Object.entries(ta).map(([timeframe, value]) => [timeframe, readAnalysis(value)]);
-  const noPrice = { price: "no fresh price in Redis", change24h: "no fresh price in Redis" };
+  const noPrice = Object.fromEntries(
+    ["price", "change24h", "volume"].map((column) => [column, "no fresh price in Redis"]),
+  );
   return {
     symbol,
     price: number(price?.price),
     change24h: number(price?.change24h),
+    volume: number(price?.volume),
     pricedAt: number(price?.timestamp),
     rsi: number(scan?.rsi),
     vwap: number(scan?.vwap),
     vwapDistance: number(scan?.vwap_distance_pct),
     bandsPlace: number(scan?.bands?.place),
+    bandLower: number(scan?.bands?.lower),
+    bandMiddle: number(scan?.bands?.middle),
+    bandUpper: number(scan?.bands?.upper),
     score: number(scan?.score),
     scoredAt: number(scan?.timestamp),
     closes: scan?.closes?.every(Number.isFinite) ? scan.closes : [],
@@ -55,6 +61,6 @@ function number(value) {
 /** The same coins without any value: the newest answer is too old to be shown. */
 export function blanked({ timeframes, coins }) {
   const reasons = { all: "the dashboard does not answer" };
-  const blank = ({ symbol }) => ({ symbol, closes: [], ta: {}, reasons });
+  const blank = ({ symbol }) => ({ symbol, volume: null, closes: [], ta: {}, reasons });
   return { timeframes, updates: {}, coins: coins.map(blank) };
 }

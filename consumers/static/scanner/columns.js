@@ -3,14 +3,20 @@
 //
 // A column has `value`, which sorts (what is missing goes last); `content`, all that the cell
 // shows, if that is more than the value; and `draw`, which makes nodes of it when it has changed.
+// `from` is the width of window, in px, from which it is shown unless the user chose otherwise;
+// `name` is its label where that alone would not tell it from another one; `fields` are its raw
+// values for a file, by name, if that is not the value alone; `reason` says why a value is missing,
+// if it is not that of the column's id.
 
 import { hiddenText, html } from "../shared/dom.js";
 import {
+  formatCompact,
   formatNumber,
   formatPrice,
   formatSigned,
   formatTime,
   splitSymbol,
+  zoneName,
 } from "../shared/format.js";
 import { bandsMeter, scoreBar, sparkline } from "../shared/drawings.js";
 
@@ -31,14 +37,31 @@ export const VALUE_COLUMNS = [
     value: (coin) => coin.price,
     content: (coin) => together(coin.price, coin.pricedAt),
     draw: ([price, timestamp]) =>
-      html("span", { title: `At ${formatTime(timestamp)} UTC` }, formatPrice(price)),
+      html(
+        "span",
+        { title: timestamp && `At ${formatTime(timestamp)} ${zoneName(timestamp)}` },
+        formatPrice(price),
+      ),
+    fields: (coin) => ({ price: coin.price, price_time: isoTime(coin.pricedAt) }),
   },
   {
     id: "change24h",
     label: "24 h",
     unit: "%",
+    name: "Change in 24 h",
     value: (coin) => coin.change24h,
     draw: (change) => html("span", { class: tone(change) }, formatSigned(change, 2)),
+  },
+  {
+    id: "volume",
+    label: "Volume",
+    unit: "USDT",
+    name: "Volume of 24 h",
+    from: 1100,
+    value: valueTraded,
+    content: (coin) => together(valueTraded(coin), [coin.volume, coin.symbol]),
+    draw: drawVolume,
+    fields: (coin) => ({ volume_24h: coin.volume }),
   },
   {
     id: "rsi",
@@ -52,39 +75,101 @@ export const VALUE_COLUMNS = [
     unit: "%",
     value: (coin) => coin.vwapDistance,
     content: (coin) => together(coin.vwapDistance, coin.vwap),
+    name: "Distance to VWAP",
     draw: ([distance, vwap]) =>
       html("span", { title: `VWAP ${formatPrice(vwap)}` }, formatSigned(distance, 2)),
+    fields: (coin) => ({ vwap_distance_pct: coin.vwapDistance }),
   },
+  priceColumn("vwap-price", "VWAP at", 1300, (coin) => coin.vwap, "vwap"),
   {
     id: "bands",
     label: "Bands",
+    name: "Place in the bands",
+    from: 900,
     value: (coin) => coin.bandsPlace,
     draw: (place) => [bandsMeter(place), html("span", { class: "beside" }, formatNumber(place, 2))],
   },
+  priceColumn("band-lower", "Lower band", 1800, (coin) => coin.bandLower, "bands"),
+  priceColumn("band-middle", "Middle band", 1800, (coin) => coin.bandMiddle, "bands"),
+  priceColumn("band-upper", "Upper band", 1800, (coin) => coin.bandUpper, "bands"),
   {
     id: "score",
     label: "Score",
     value: (coin) => coin.score,
     draw: drawScore,
+    fields: (coin) => ({ score: coin.score, score_time: isoTime(coin.scoredAt) }),
   },
   {
     id: "spark",
     label: "48 h",
+    name: "Closes of 48 h",
+    from: 1040,
     value: (coin) => changeOverall(coin.closes),
     content: (coin) => (coin.closes.length > 1 ? coin.closes : null),
     draw: drawSpark,
+    fields: (coin) => ({ change_48h_pct: changeOverall(coin.closes) }),
   },
 ];
 
-/** The column of a timeframe; sorts by ribbon and then by Stoch RSI K. */
-export function taColumn(timeframe) {
-  return {
-    id: `ta-${timeframe}`,
-    label: timeframe,
-    value: (coin) => taRank(coin.ta[timeframe]),
-    content: (coin) => coin.ta[timeframe],
-    draw: (ta) => drawTa(timeframe, ta),
-  };
+/** The columns of a timeframe. The first one sorts by ribbon and then by Stoch RSI K. */
+export function taColumns(timeframe) {
+  const ta = (coin) => coin.ta[timeframe];
+  return [
+    {
+      id: `ta-${timeframe}`,
+      label: timeframe,
+      name: `Analysis of ${timeframe}`,
+      isAnalysis: true,
+      value: (coin) => taRank(ta(coin)),
+      content: ta,
+      draw: (value) => drawTa(timeframe, value),
+      fields: (coin) => ({
+        [`ribbon_${timeframe}`]: ta(coin)?.ribbon,
+        [`squeeze_${timeframe}`]: ta(coin)?.squeeze,
+        [`stoch_rsi_k_${timeframe}`]: ta(coin)?.k,
+      }),
+    },
+    {
+      id: `ta-${timeframe}-d`,
+      label: "D",
+      name: `Stoch RSI D of ${timeframe}`,
+      isAnalysis: true,
+      from: 2000,
+      value: (coin) => ta(coin)?.d,
+      reason: (coin) => ta(coin)?.reasons.stoch_rsi,
+      draw: (d) => formatNumber(d),
+      fields: (coin) => ({ [`stoch_rsi_d_${timeframe}`]: ta(coin)?.d }),
+    },
+    {
+      id: `ta-${timeframe}-momentum`,
+      label: "Mom.",
+      unit: "%",
+      name: `Momentum of ${timeframe}`,
+      isAnalysis: true,
+      from: 2200,
+      value: (coin) => percent(ta(coin)?.momentum, coin.price),
+      reason: (coin) => ta(coin)?.reasons.squeeze,
+      draw: (momentum) => html("span", { class: tone(momentum) }, formatSigned(momentum, 2)),
+      fields: (coin) => ({ [`momentum_${timeframe}`]: ta(coin)?.momentum }),
+    },
+  ];
+}
+
+/** A column of prices that belong to an indicator of the scanner. */
+function priceColumn(id, label, from, value, indicator) {
+  const field = id.replaceAll("-", "_");
+  const fields = (coin) => ({ [field]: value(coin) });
+  const name = id === "vwap-price" ? "VWAP" : label;
+  const reason = (coin) => coin.reasons[indicator];
+  return { id, label, name, from, value, reason, draw: formatPrice, fields };
+}
+
+function percent(value, whole) {
+  return value == null || !whole ? null : (value / whole) * 100;
+}
+
+function isoTime(ms) {
+  return ms ? new Date(ms).toISOString() : null;
 }
 
 function together(value, more) {
@@ -94,7 +179,18 @@ function together(value, more) {
 function drawCoin(symbol) {
   const [base, quote] = splitSymbol(symbol);
   const attributes = { type: "button", class: "coin", "aria-controls": "chart-panel" };
-  return html("button", attributes, base, html("small", {}, quote));
+  const star = { type: "button", class: "star", "aria-label": `Favourite ${base}` };
+  return [html("button", star), html("button", attributes, base, html("small", {}, quote))];
+}
+
+/** The volume of 24 h at the last price, so that coins can be compared. */
+function valueTraded({ volume, price }) {
+  return volume == null || price == null ? null : volume * price;
+}
+
+function drawVolume([value, [volume, symbol]]) {
+  const title = `${formatCompact(volume)} ${splitSymbol(symbol)[0]} in 24 h, at the last price`;
+  return html("span", { title }, formatCompact(value));
 }
 
 function drawRsi(rsi) {

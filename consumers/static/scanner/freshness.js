@@ -1,8 +1,8 @@
 // How old what the scanner page shows is, in words, and what makes it stale. Only reads what it is
 // handed; the words are shown by the page.
 
-import { formatAge } from "../shared/format.js";
-import { clock, describeFailure } from "../shared/server.js";
+import { formatAge, sentence } from "../shared/format.js";
+import { clock, describeFailure, describeTrouble } from "../shared/server.js";
 
 const SAME_AGE_MS = 5_000; // prices this near to each other are said to be of one age
 
@@ -37,19 +37,33 @@ function describeAgeRange(times) {
  * @param {Feed} feed of /api/scanner
  * @param {Object} answer its newest body, as coins.js makes it
  */
-export function findProblem(feed, { redis, updates, coins }) {
+export function findProblem(feed, { redis, trouble, updates, coins }) {
   if (feed.failure) return describeLoss(feed);
   if (!feed.body) return null;
   const last = describeLastRefresh(updates);
-  if (!redis.up) return { text: "Redis does not answer.", detail: `${redis.error}. ${last}` };
+  if (!redis.up) {
+    return { text: "Redis does not answer.", detail: `${sentence(redis.error)} ${last}` };
+  }
   if (!timesOf(coins, "pricedAt").length) {
-    return { text: "No fresh prices.", detail: `${last} Is the service running?` };
+    return { text: "No fresh prices.", detail: `${describeReason(trouble)} ${last}` };
   }
   if (!timesOf(coins, "scoredAt").length) {
+    // Scores are of the 1h candles: without these the scanner has nothing to compute.
     const start = "Is the scanner running? It starts with: python -m consumers.scanner";
-    return { text: "No fresh scores.", detail: start };
+    return { text: "No fresh scores.", detail: trouble ? describeReason(trouble) : start };
   }
   return null;
+}
+
+/** Why there is no coin at all, for the place of the table. */
+export function whyNoCoins({ trouble }) {
+  return `No coins in Redis yet. ${describeReason(trouble)}`;
+}
+
+function describeReason(trouble) {
+  if (!trouble) return "The service has no trouble: it may have just begun.";
+  const { text, detail } = describeTrouble(trouble);
+  return `${text} ${detail}`;
 }
 
 function describeLoss({ failure, body }) {

@@ -6,29 +6,50 @@ import {
   dimChart,
   expireChart,
   onChartChange,
+  openChart,
   refreshChart,
   toggleChart,
 } from "../chart/panel.js";
+import { noteChart, noteView, onBackOrForward, readAddress } from "./address.js";
 import { NO_COINS, blanked, readAnswer } from "./coins.js";
+import { columnSetting, onColumns } from "./column-choice.js";
+import { saveCsv } from "./csv.js";
 import { byId, setText, showBanner } from "../shared/dom.js";
+import { onFavourites } from "./favourites.js";
+import { notifySignals } from "../shared/notifications.js";
 import { Feed, everySecond, listen } from "../shared/server.js";
-import { describeAges, findProblem } from "./freshness.js";
-import { dimTable, focusCoin, markChosen, onChoice, showTable } from "./table.js";
+import { setUpPage } from "../shared/settings.js";
+import { describeAges, findProblem, whyNoCoins } from "./freshness.js";
+import {
+  dimTable,
+  focusCoin,
+  markChosen,
+  onChoice,
+  onTableView,
+  setTableView,
+  showFavourites,
+  showTable,
+  shownTable,
+  tableView,
+} from "./table.js";
 
 const EVERY_MS = 30_000; // events say when to ask
 
 const feed = new Feed("/api/scanner", showAnswer, { everyMs: EVERY_MS });
+const asked = readAddress();
 let latest = NO_COINS; // what is shown
+let wanted = asked.chart; // the chart to open once its coin is known; null: none
 
 function showAnswer() {
   latest = feed.body ? readAnswer(feed.body) : blanked(latest);
   showCoins();
   showAges();
   refreshChart(latest);
+  if (wanted && hasCoin(wanted.symbol)) showChart(wanted);
 }
 
 function showCoins() {
-  showTable(latest, feed.body ? "No coins in Redis yet. Is the service running?" : "");
+  showTable(latest, feed.body ? whyNoCoins(latest) : "");
 }
 
 function showAges() {
@@ -49,17 +70,39 @@ function tick() {
   showAges();
 }
 
-let charted = null; // the coin whose chart is open
-
-/** Marks its row; when it is closed the focus goes back to where it was opened. */
-function followChart({ symbol, hadFocus }) {
-  markChosen(symbol);
-  if (hadFocus) focusCoin(charted);
-  charted = symbol;
+function hasCoin(symbol) {
+  return latest.coins.some((coin) => coin.symbol === symbol);
 }
 
+/** Opens the chart that an address asks for, or closes the one that is open. */
+function showChart({ symbol, timeframe }) {
+  const isKnown = latest.timeframes.includes(timeframe);
+  if (hasCoin(symbol)) openChart(symbol, isKnown ? timeframe : undefined);
+  else if (opened) toggleChart(opened);
+}
+
+let opened = null; // the symbol whose chart is open
+
+/** Marks its row; when it is closed the focus goes back to where it was opened. */
+onChartChange(({ symbol, timeframe, hadFocus }) => {
+  markChosen(symbol);
+  if (hadFocus) focusCoin(opened);
+  opened = symbol;
+  wanted = null;
+  noteChart({ symbol, timeframe });
+});
+onBackOrForward(showChart);
+onTableView(() => noteView(tableView()));
 onChoice(toggleChart);
-onChartChange(followChart);
+onFavourites(showFavourites);
+onColumns(showCoins);
+byId("csv").addEventListener("click", () => saveCsv(shownTable()));
+setTableView(asked.view);
+setUpPage({
+  redraw: showAnswer,
+  settings: [columnSetting()],
+  search: byId("filter"),
+});
 feed.start();
 everySecond(tick);
 listen(
@@ -67,6 +110,8 @@ listen(
     update: () => feed.askSoon(),
     redis: () => feed.askSoon(),
     state: () => feed.askSoon(),
+    log: notifySignals,
+
   },
   () => feed.askSoon(),
 );

@@ -2,14 +2,21 @@
 // their coins are listed, so that focus, scrolling and selection stay too. What is in a cell is for
 // columns.js to say; what the choice of a coin leads to, for the page.
 
-import { COIN_COLUMN, VALUE_COLUMNS, taColumn } from "./columns.js";
+import { chooseColumns } from "./column-choice.js";
+import { COIN_COLUMN, VALUE_COLUMNS, taColumns } from "./columns.js";
+import { isFavourite, toggleFavourite } from "./favourites.js";
+import { drawLegend } from "./legend.js";
 import { byId, html, missing, paint, setText } from "../shared/dom.js";
 
 const table = byId("scanner-table");
 const tableBody = table.tBodies[0];
+const tableBox = table.parentElement;
 const rows = new Map(); // by symbol
-const sort = { column: "score", isDescending: true };
-let columns = [];
+const DEFAULT_SORT = { column: "score", isDescending: true };
+const sort = { ...DEFAULT_SORT };
+let known = []; // all columns that could be shown
+let columns = []; // those that are
+let onView = () => {}; // told when sort or filter change
 let coins = []; // what the rows show
 let chosen = null; // symbol of the row that is marked
 let filter = "";
@@ -23,12 +30,17 @@ let whyEmpty = ""; // what to say while there is no row
 export function showTable(answer, ifEmpty) {
   coins = answer.coins;
   whyEmpty = ifEmpty;
-  showColumns([COIN_COLUMN, ...VALUE_COLUMNS, ...answer.timeframes.map(taColumn)]);
+  known = [COIN_COLUMN, ...VALUE_COLUMNS, ...answer.timeframes.flatMap(taColumns)];
+  if (answer.timeframes.length && !known.some(({ id }) => id === sort.column)) {
+    Object.assign(sort, DEFAULT_SORT);
+  }
+  showColumns(chooseColumns(known));
   for (const coin of coins) showCoin(coin);
   dropRows();
-  showOrder();
+  showFavourites();
   showFilter();
   markChosen(chosen);
+  showOverflow();
 }
 
 /** Marks the row of the coin whose chart is open; null marks none. */
@@ -37,20 +49,54 @@ export function markChosen(wanted) {
   for (const [symbol, row] of rows) {
     const isChosen = symbol === chosen;
     row.classList.toggle("chosen", isChosen);
-    row.querySelector("button").setAttribute("aria-expanded", isChosen);
+    row.querySelector(".coin").setAttribute("aria-expanded", isChosen);
   }
 }
 
 /** Gives the focus to a coin's button, if the coin is still listed. */
 export function focusCoin(symbol) {
-  rows.get(symbol)?.querySelector("button").focus();
+  rows.get(symbol)?.querySelector(".coin").focus();
 }
 
 /** Calls `choose(symbol)` when a row is clicked, or its button pressed. */
 export function onChoice(choose) {
   tableBody.addEventListener("click", (event) => {
-    choose(event.target.closest("tr").dataset.symbol);
+    const { symbol } = event.target.closest("tr").dataset;
+    if (event.target.matches(".star")) toggleFavourite(symbol);
+    else choose(symbol);
   });
+}
+
+/** What the table is sorted and filtered by. */
+export function tableView() {
+  return { ...sort, filter };
+}
+
+/** Sorts and filters by what `tableView` returned, or by a part of it. */
+export function setTableView({ filter: text = "", ...order }) {
+  Object.assign(sort, DEFAULT_SORT, order);
+  filter = text;
+  byId("filter").value = text;
+}
+
+/** Calls `callback` whenever the user changes order or filter. */
+export function onTableView(callback) {
+  onView = callback;
+}
+
+/** What is shown, for a file: columns and coins from left to right and from top to bottom. */
+export function shownTable() {
+  const shown = Array.from(tableBody.rows).filter((row) => !row.hidden);
+  const bySymbol = new Map(coins.map((coin) => [coin.symbol, coin]));
+  return { columns, coins: shown.map((row) => bySymbol.get(row.dataset.symbol)) };
+}
+
+/** Stars, and the order that they give. */
+export function showFavourites() {
+  for (const [symbol, row] of rows) {
+    row.querySelector(".star").setAttribute("aria-pressed", isFavourite(symbol));
+  }
+  showOrder();
 }
 
 /** Nothing that is stale looks alive. */
@@ -72,14 +118,14 @@ function showColumns(newColumns) {
   const ids = (list) => list.map((column) => column.id).join();
   if (ids(newColumns) === ids(columns)) return;
   columns = newColumns;
-  table.tHead.replaceChildren(html("tr", {}, ...columns.map(drawHeader)));
+  table.tHead.replaceChildren(drawLegend(columns), html("tr", {}, ...columns.map(drawHeader)));
   tableBody.replaceChildren();
   rows.clear();
   showSortMarks();
 }
 
-function drawHeader({ id, label, unit }) {
-  const button = html("button", { type: "button" }, label);
+function drawHeader({ id, label, unit, name }) {
+  const button = html("button", { type: "button", title: name }, label);
   if (unit) button.append(" ", html("small", {}, unit));
   button.addEventListener("click", () => sortBy(id));
   return html("th", { scope: "col", "data-column": id }, button);
@@ -109,7 +155,8 @@ function addRow(symbol) {
 }
 
 function reasonFor(coin, column) {
-  return coin.reasons[column.id] ?? coin.reasons.all ?? "no fresh data in Redis";
+  const own = column.reason ? column.reason(coin) : coin.reasons[column.id];
+  return own ?? coin.reasons.all ?? "no fresh data in Redis";
 }
 
 /** The first click on a column puts the highest on top, or A for names; the next one turns it. */
@@ -118,20 +165,25 @@ function sortBy(id) {
   Object.assign(sort, { column: id, isDescending });
   showSortMarks();
   showOrder();
+  onView();
 }
 
 function showSortMarks() {
-  for (const header of table.tHead.rows[0].cells) {
+  for (const header of table.tHead.querySelectorAll("[data-column]")) {
     const isSorted = header.dataset.column === sort.column;
     if (!isSorted) header.removeAttribute("aria-sort");
     else header.setAttribute("aria-sort", sort.isDescending ? "descending" : "ascending");
   }
 }
 
+/** Favourites first, and both parts by the chosen column. */
 function showOrder() {
-  const { value } = columns.find((column) => column.id === sort.column) ?? COIN_COLUMN;
+  const { value } = known.find((column) => column.id === sort.column) ?? COIN_COLUMN;
   const ordered = coins.toSorted(
-    (a, b) => compare(value(a), value(b)) || a.symbol.localeCompare(b.symbol),
+    (a, b) =>
+      isFavourite(b.symbol) - isFavourite(a.symbol) ||
+      compare(value(a), value(b)) ||
+      a.symbol.localeCompare(b.symbol),
   );
   arrange(ordered.map((coin) => rows.get(coin.symbol)));
 }
@@ -171,7 +223,18 @@ function showEmpty(wanted, shown) {
   setText(empty, rows.size ? `No coin has “${wanted}” in its name.` : whyEmpty);
 }
 
+/** Marks the sides at which the table goes on, out of view. */
+function showOverflow() {
+  const { scrollLeft, scrollWidth, clientWidth } = tableBox;
+  tableBox.parentElement.classList.toggle("more-left", scrollLeft > 0);
+  tableBox.parentElement.classList.toggle("more-right", scrollLeft + clientWidth < scrollWidth - 1);
+}
+
+tableBox.addEventListener("scroll", showOverflow, { passive: true });
+new ResizeObserver(showOverflow).observe(tableBox);
+
 byId("filter").addEventListener("input", (event) => {
   filter = event.target.value;
   showFilter();
+  onView();
 });

@@ -44,7 +44,7 @@ export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-const painted = new WeakMap();
+let painted = new WeakMap();
 
 /**
  * Fills an element with `draw(content)`, nodes or text, unless it already shows the same content.
@@ -55,6 +55,11 @@ export function paint(element, content, draw) {
   if (painted.has(element) && painted.get(element) === key) return;
   painted.set(element, key);
   element.replaceChildren(...[draw(content)].flat());
+}
+
+/** Lets `paint` draw everything anew: the same content looks different now. */
+export function forgetPainted() {
+  painted = new WeakMap();
 }
 
 const BADGE_SIGNS = { good: "●", warn: "▲", bad: "■", unknown: "○" };

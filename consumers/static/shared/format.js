@@ -1,4 +1,5 @@
-// Numbers, ages and times as text. Knows nothing of the page or the server.
+// Numbers, ages, times and sentences as text. Knows nothing of the page or the server; which time
+// zone times are in, it is told.
 
 const SECOND_MS = 1_000;
 export const MINUTE_MS = 60_000;
@@ -59,15 +60,40 @@ export function parseTime(text) {
   return Number.isNaN(ms) ? null : ms;
 }
 
-/** ms UTC -> "03:07:30". */
-export function formatTime(ms) {
-  return new Date(ms).toISOString().slice(11, 19);
+let timeZone = "UTC"; // an IANA name; undefined is the browser's own
+
+/** Times are shown in UTC from now on, or in the time zone of the browser. */
+export function showTimesIn(zone) {
+  timeZone = zone === "local" ? undefined : "UTC";
 }
 
-/** ms UTC -> "24 Nov". */
+/** ms UTC -> "03:07:30", in the time zone that is shown. */
+export function formatTime(ms) {
+  return new Date(ms).toLocaleTimeString("en-GB", { timeZone });
+}
+
+/** ms UTC -> "24 Nov", in the time zone that is shown. */
 export function formatDay(ms) {
-  const options = { day: "numeric", month: "short", timeZone: "UTC" };
-  return new Date(ms).toLocaleDateString("en-GB", options);
+  return new Date(ms).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone });
+}
+
+/** The name of the time zone that is shown, at a time in ms UTC: "UTC", "CET", "GMT+5:30". */
+export function zoneName(ms) {
+  const format = new Intl.DateTimeFormat("en-GB", { timeZone, timeZoneName: "short" });
+  return format.formatToParts(ms).find((part) => part.type === "timeZoneName").value;
+}
+
+/** ms UTC -> "03:07:30 UTC"; with the day before it if that is another one than at `nowMs`. */
+export function formatMoment(ms, nowMs) {
+  const day = formatDay(ms) === formatDay(nowMs) ? "" : `${formatDay(ms)} `;
+  return `${day}${formatTime(ms)} ${zoneName(ms)}`;
+}
+
+/** Text as a sentence: begins with a capital and ends with one full stop, whatever it had. */
+export function sentence(text) {
+  const trimmed = text.trim();
+  const end = /[.!?…]$/.test(trimmed) || !trimmed ? "" : ".";
+  return trimmed.charAt(0).toUpperCase() + trimmed.slice(1) + end;
 }
 
 /** The length in ms of a timeframe like "5m", "1h" or "1d". */

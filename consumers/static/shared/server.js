@@ -1,7 +1,7 @@
 // What the server says: the newest answer, the server's clock, and its events.
 
 import { isLive } from "./events.js";
-import { formatAge, formatTime } from "./format.js";
+import { formatAge, formatMoment, parseTime, sentence } from "./format.js";
 
 const POLL_INTERVAL_MS = 5_000;
 const REQUEST_TIMEOUT_MS = 8_000;
@@ -167,6 +167,22 @@ export function everySecond(tick) {
 
 /** A banner for a feed whose last request failed. */
 export function describeFailure({ text, since }) {
+  return { text: sentence(text), detail: describeSince(since) };
+}
+
+/** "Since 03:07:30 UTC, 12 s ago." of a time in ms UTC. */
+export function describeSince(since) {
   const age = formatAge(clock.now() - since);
-  return { text: `${text}.`, detail: `Since ${formatTime(since)} UTC, ${age} ago.` };
+  return `Since ${formatMoment(since, clock.now())}, ${age} ago.`;
+}
+
+/** The service's trouble as /api/ has it, for a banner. */
+export function describeTrouble({ text, detail, since, until }) {
+  const end = parseTime(until);
+  const parts = [
+    sentence(detail),
+    end && `Until ${formatMoment(end, clock.now())}, in ${formatAge(end - clock.now())}.`,
+    parseTime(since) && describeSince(parseTime(since)),
+  ];
+  return { text: sentence(text), detail: parts.filter(Boolean).join(" ") };
 }

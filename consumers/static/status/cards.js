@@ -2,7 +2,7 @@
 // figures and problems behind it. Asks nobody: it is handed parts of an answer of /api/status.
 
 import { badge, byId, html, paint } from "../shared/dom.js";
-import { formatAge, formatNumber, formatTime, parseTime } from "../shared/format.js";
+import { formatAge, formatMoment, formatNumber, parseTime } from "../shared/format.js";
 import { clock } from "../shared/server.js";
 import { countEntries } from "./log-rows.js";
 
@@ -39,8 +39,11 @@ function drawService({ error, health }) {
   ];
 }
 
-function listProblems({ problems, unknown_symbols: unknown }) {
-  const sentences = Object.entries(problems).map(([what, problem]) => `${what}: ${problem}`);
+function listProblems({ problems, problems_since: since, unknown_symbols: unknown }) {
+  const sentences = Object.entries(problems).map(([what, problem]) => {
+    const began = parseTime(since?.[what]);
+    return `${what}: ${problem}${began ? `, since ${formatMoment(began, clock.now())}` : ""}`;
+  });
   if (unknown.length) sentences.push(`not listed by the exchange: ${unknown.join(", ")}`);
   return sentences;
 }
@@ -49,7 +52,8 @@ function listProblems({ problems, unknown_symbols: unknown }) {
 function exchangeState(health) {
   const { used_weight: used, weight_limit: share, address_weight_limit: limit } = health.exchange;
   const until = parseTime(health.exchange.hold_until);
-  const hold = until && `Until ${formatTime(until)} UTC, in ${formatAge(until - clock.now())}`;
+  const hold =
+    until && `Until ${formatMoment(until, clock.now())}, in ${formatAge(until - clock.now())}`;
   return { used, limit: limit ?? share, hold, reach: exchangeReach(health) };
 }
 

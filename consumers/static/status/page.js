@@ -4,8 +4,16 @@
 import { MessageLog, showMinutes } from "./activity.js";
 import { showExchange, showRedis, showService } from "./cards.js";
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatTime } from "../shared/format.js";
-import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
+import { formatTime, sentence, zoneName } from "../shared/format.js";
+import { notifySignals } from "../shared/notifications.js";
+import {
+  Feed,
+  describeFailure,
+  describeTrouble,
+  everySecond,
+  listen,
+} from "../shared/server.js";
+import { setUpPage } from "../shared/settings.js";
 import { showConsumers } from "./consumers.js";
 import { showTimeframes } from "./timeframes.js";
 
@@ -27,7 +35,7 @@ function showWhatTicks() {
   const answer = feed.body;
   showBanner(findProblem());
   document.body.classList.toggle("stale", feed.failure !== null);
-  setText(byId("data-age"), answer ? `As of ${formatTime(answer.timestamp)} UTC` : "");
+  setText(byId("data-age"), answer ? describeTime(answer.timestamp) : "");
   showExchange(answer?.service.health);
   showTimeframes(answer);
   showConsumers(answer?.consumers, answer?.redis.up);
@@ -35,8 +43,14 @@ function showWhatTicks() {
 
 function findProblem() {
   if (feed.failure) return describeFailure(feed.failure);
-  const redis = feed.body?.redis;
-  return redis && !redis.up ? { text: "Redis does not answer.", detail: redis.error } : null;
+  if (!feed.body) return null;
+  const { redis, trouble } = feed.body;
+  if (!redis.up) return { text: "Redis does not answer.", detail: sentence(redis.error) };
+  return trouble && describeTrouble(trouble);
+}
+
+function describeTime(timestamp) {
+  return `As of ${formatTime(timestamp)} ${zoneName(timestamp)}`;
 }
 
 function tick() {
@@ -44,11 +58,15 @@ function tick() {
   else showAnswer();
 }
 
+setUpPage({ redraw: showAnswer });
 feed.start();
 everySecond(tick);
 listen(
   {
-    log: (entries) => messageLog.add(entries),
+    log: (entries) => {
+      messageLog.add(entries);
+      notifySignals(entries);
+    },
     redis: () => feed.askSoon(),
     state: () => feed.askSoon(),
   },

@@ -3,7 +3,14 @@
 // was last heard through Redis.
 
 import { byId, html, missing, paint, setText } from "../shared/dom.js";
-import { formatAge, formatNumber, formatTime, parseTime, splitSymbol } from "../shared/format.js";
+import {
+  formatAge,
+  formatMoment,
+  formatNumber,
+  parseTime,
+  splitSymbol,
+  timeframeMs,
+} from "../shared/format.js";
 import { clock } from "../shared/server.js";
 
 const NAMED_IN_A_GROUP = 3; // of the coins that fail for one reason; the others unfold
@@ -18,19 +25,34 @@ export function showTimeframes(answer) {
     row.remove();
     timeframeRows.delete(name);
   }
+  parts.sort((a, b) => rank(a.name) - rank(b.name));
   for (const part of parts) showPart(part);
+  if (isOutOfOrder(parts)) byId("timeframes").tBodies[0].append(...parts.map(rowOf));
   byId("timeframes-note").hidden = !answer || Boolean(health);
 }
 
 function partsOfHealth({ prices, timeframes, symbols }) {
   const parts = Object.entries({ prices, ...timeframes });
-  return parts.map(([name, { last_success: success, fresh, expected, candles, failing }]) => ({
+  return parts.map(([name, part]) => ({
     name,
-    at: parseTime(success),
-    fresh: `${fresh} of ${expected ?? symbols}`,
-    candles: candles ?? null,
-    failing: groupByReason(failing),
+    at: parseTime(part.last_success),
+    fresh: `${part.fresh} of ${part.expected ?? symbols}`,
+    candles: part.candles ?? null,
+    failing: groupByReason(part.failing, part.failing_since ?? {}),
   }));
+}
+
+/** Prices first, then the shortest timeframe. */
+function rank(name) {
+  return name === "prices" ? 0 : timeframeMs(name);
+}
+
+function rowOf({ name }) {
+  return timeframeRows.get(name);
+}
+
+function isOutOfOrder(parts) {
+  return parts.some((part, index) => byId("timeframes").tBodies[0].rows[index] !== rowOf(part));
 }
 
 function partsOfUpdates(updates) {
@@ -43,20 +65,26 @@ function partsOfUpdates(updates) {
   }));
 }
 
-/** {"BTCUSDT": "HTTP 503", …} -> [["HTTP 503", ["BTC", …]], …] */
-function groupByReason(failing) {
+/**
+ * {"BTCUSDT": "HTTP 503", …} -> [["HTTP 503", ["BTC", …], 1795489650577], …]; the time is when the
+ * first of them began to fail, null if that is not known.
+ */
+function groupByReason(failing, since) {
   const groups = new Map();
   for (const [symbol, reason] of Object.entries(failing)) {
-    groups.set(reason, [...(groups.get(reason) ?? []), splitSymbol(symbol)[0]]);
+    const [, coins, began] = groups.get(reason) ?? [reason, [], null];
+    const times = [began, parseTime(since[symbol])].filter(Boolean);
+    const earliest = times.length ? Math.min(...times) : null;
+    groups.set(reason, [reason, [...coins, splitSymbol(symbol)[0]], earliest]);
   }
-  return [...groups];
+  return [...groups.values()];
 }
 
 function showPart({ name, at, fresh, candles, failing }) {
   const [, success, age, freshCell, candlesCell, failingCell] = (
     timeframeRows.get(name) ?? addPart(name)
   ).cells;
-  paint(success, at, () => (at ? `${formatTime(at)} UTC` : "never"));
+  paint(success, at, () => (at ? formatMoment(at, clock.now()) : "never"));
   setText(age, at ? formatAge(clock.now() - at) : "");
   setText(freshCell, fresh);
   paint(candlesCell, candles, () => drawCandleCount(candles, name));
@@ -80,10 +108,11 @@ function drawCandleCount(candles, name) {
   return missing(name === "prices" ? "prices have no candles" : "only the service knows");
 }
 
-function drawGroup([reason, coins]) {
+function drawGroup([reason, coins, began]) {
   const names = coins.join(", ");
   if (!names) return html("div", {}, reason);
-  if (coins.length <= NAMED_IN_A_GROUP) return html("div", {}, `${names}: ${reason}`);
-  const summary = html("summary", {}, `${coins.length} coins: ${reason}`);
+  const since = began ? `, since ${formatMoment(began, clock.now())}` : "";
+  if (coins.length <= NAMED_IN_A_GROUP) return html("div", {}, `${names}: ${reason}${since}`);
+  const summary = html("summary", {}, `${coins.length} coins: ${reason}${since}`);
   return html("details", {}, summary, names);
 }

@@ -1,0 +1,22 @@
+// The coins with a star: they come first in the table, and their signals may be notified of.
+
+import { onPreference, preference, setPreference } from "../shared/preferences.js";
+
+let favourites = new Set(preference("favourites", []));
+
+export function isFavourite(symbol) {
+  return favourites.has(symbol);
+}
+
+export function toggleFavourite(symbol) {
+  const others = [...favourites].filter((each) => each !== symbol);
+  setPreference("favourites", isFavourite(symbol) ? others : [...others, symbol]);
+}
+
+/** Calls `callback` after each change, of another tab, too. */
+export function onFavourites(callback) {
+  onPreference("favourites", (symbols) => {
+    favourites = new Set(symbols);
+    callback();
+  });
+}
