@@ -76,7 +76,7 @@ class Api:
         return {
             "timestamp": now,
             **state,
-            "trouble": trouble(state["service"]),
+            "trouble": self._watch.trouble(),
             "consumers": consumers,
             "updates": self._board.updates(),
             "messages_per_minute": self._activity.per_minute(),

@@ -312,8 +312,8 @@ def _minute(entry_id: str) -> int:
 
 
 class Watch:
-    """Asks every 2 s whether the service and Redis answer, and which consumers are alive; publishes
-    an event when Redis begins or ceases to answer, or when what is wrong with the service changes."""
+    """Asks every 2 s whether the service and Redis answer, and which consumers are alive. Publishes
+    an event when Redis begins or ceases to answer, and when the service's trouble changes."""
 
     def __init__(
         self,
