@@ -115,9 +115,9 @@ def build_environment(release: Path, consumers: bool) -> None:
             continue
         print(f"Installing {requirements} into {environment.relative_to(ROOT)}", flush=True)
         if requirements == "requirements.txt":
-            run_aloud(sys.executable, "-m", "venv", "--clear", environment)
-        pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        run_aloud(*pip, "-r", release / requirements)
+            run_aloud(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
+        pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+        run_aloud(*pip, "--python", python, "install", "-r", release / requirements)
         done.touch()
     # Units cannot write below the home folder. Here a syntax error shows, too.
     run_aloud(python, "-m", "compileall", "-q", "-x", r"\.venv", release)

@@ -31,7 +31,7 @@ WHEELS = f"{HOME}/wheels"
 # one of them without PrivateUsers=.
 CAPABILITIES = "CAP_SYS_MODULE,CAP_SYS_RAWIO,CAP_SYS_TIME,CAP_SYSLOG,CAP_WAKE_ALARM"
 NETWORK = r"(?i)(https?|all|no)_proxy|SSL_CERT_FILE|REQUESTS_CA_BUNDLE"
-BOOT_S, STOP_S, RUN_S = 120, 60, 300
+BOOT_S, STOP_S, RUN_S = 120, 60, 600
 
 
 def pip_environ() -> dict[str, str]:
@@ -176,7 +176,7 @@ class Box:
         built = [".git", ".venv", ".releases", "__pycache__", ".*_cache", ".hypothesis"]
         pack = ["tar", "-c", "-C", str(ROOT), *(f"--exclude={name}" for name in built), "."]
         tar = subprocess.run(pack, check=True, stdout=subprocess.PIPE).stdout
-        self.run("mkdir", PROJECT).check_returncode()
+        self.run("mkdir", "-p", PROJECT).check_returncode()
         unpack = _as_user(["tar", "-x", "--no-same-owner", "-C", PROJECT])
         self._enter(unpack, {}, given=tar).check_returncode()
 

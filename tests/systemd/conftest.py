@@ -19,6 +19,7 @@ from tests.systemd.debian import UID, USER, NoBox
 USER_MANAGER = f"user@{UID}.service"
 UNIT = "coinex-market-data.service"
 SETTINGS = f"{HOME}/.config/coinex-market-data.env"
+CONSUMERS = [f"coinex-consumer@{n}.service" for n in ("dashboard", "ta_service", "paper_trader")]
 DROP_IN = f"{HOME}/.config/systemd/user/{UNIT}.d"
 SYMBOLS = ["BTCUSDT", "ETHUSDT", "SOLUSDT"]
 SERIES = {f"market:ohlcv:{symbol}:{name}" for symbol in SYMBOLS for name in ("5m", "1h")}
@@ -50,7 +51,7 @@ class Unit:
 
     def forget(self) -> None:
         """Let `journal` begin here."""
-        said = self._journalctl("--lines=1", "-o", "json")
+        said = self._journalctl(UNIT, "--lines=1", "-o", "json")
         self._cursor = json.loads(said)["__CURSOR"] if said else ""
 
     def run(self, *command: str, code: int | None = 0, **environ: str) -> str:
@@ -91,8 +92,20 @@ class Unit:
     def wait_until_ok(self) -> None:
         until(self.is_ok, FILLED_S, 0.2, what=f"{UNIT} is ok")
 
-    def wait_for_another(self, pid: int, within_s: float) -> None:
-        until(lambda: self.pid() not in (0, pid), within_s, 0.2, what=f"another than {pid}")
+    def wait_for_another(self, pid: int, within_s: float, unit: str = UNIT) -> None:
+        what = f"another than {pid} of {unit}"
+        until(lambda: self.pid(unit) not in (0, pid), within_s, 0.2, what)
+
+    def wait_until_all_ok(self) -> None:
+        """The service and the consumers."""
+        self.wait_until_ok()
+        for consumer in CONSUMERS:
+            until(lambda: self.is_at_work(consumer), FILLED_S, 0.2, what=f"{consumer} is ok")  # noqa: B023
+
+    def is_at_work(self, consumer: str) -> bool:
+        status = self.show("StatusText", consumer)
+        at = " at http://127.0.0.1:8896" if "dashboard" in consumer else ""
+        return self.show("SubState", consumer) == "running" and status == f"ok{at}"
 
     def redis(self, *command: str) -> str:
         return self.run("redis-cli", *command)
@@ -105,18 +118,22 @@ class Unit:
         post = ["-X", "POST", "-d", json.dumps(fault)] if fault else ["-X", "DELETE"]
         self.run("curl", "-sS", "--fail", *post, "http://127.0.0.1:18080/sim/fault")
 
-    def _journalctl(self, *options: str) -> str:
+    def _journalctl(self, unit: str, *options: str) -> str:
         after = [f"--after-cursor={self._cursor}"] if self._cursor else []
-        return self.run("journalctl", "--user", "-u", UNIT, "--quiet", *after, *options)
+        return self.run("journalctl", "--user", "-u", unit, "--quiet", *after, *options)
 
-    def journal(self, containing: str = "") -> list[dict[str, Any]]:
-        """The entries of the service, and those of systemd about it, since `forget`."""
-        entries = [json.loads(line) for line in self._journalctl("-o", "json").splitlines()]
+    def journal(self, containing: str = "", unit: str = UNIT) -> list[dict[str, Any]]:
+        """The entries of the unit, and those of systemd about it, since `forget`."""
+        entries = [json.loads(line) for line in self._journalctl(unit, "-o", "json").splitlines()]
         return [entry for entry in entries if containing in entry["MESSAGE"]]
 
-    def wait_for_journal(self, containing: str, within_s: float) -> list[dict[str, Any]]:
-        what = f"{containing} in the journal"
-        found: list[dict[str, Any]] = until(lambda: self.journal(containing), within_s, 0.5, what)
+    def wait_for_journal(
+        self, containing: str, within_s: float, unit: str = UNIT
+    ) -> list[dict[str, Any]]:
+        what = f"{containing} in the journal of {unit}"
+        found: list[dict[str, Any]] = until(
+            lambda: self.journal(containing, unit), within_s, 0.5, what
+        )
         return found
 
 
@@ -169,3 +186,15 @@ def unit(box: Box) -> Iterator[Unit]:
     unit.forget()
     yield unit
     print("\n".join(entry["MESSAGE"] for entry in unit.journal()))
+
+
+@pytest.fixture
+def everything(unit: Unit) -> Iterator[Unit]:
+    """All four programs after `make install-all`; prints the journal of the consumers, too."""
+    unit.make("install-all")
+    unit.wait_until_all_ok()
+    unit.forget()
+    yield unit
+    for consumer in CONSUMERS:
+        print("\n".join(entry["MESSAGE"] for entry in unit.journal(unit=consumer)))
+    unit.make("uninstall")
