@@ -32,7 +32,7 @@ SERVICE, TEMPLATE, TARGET = (
 )
 CONSUMERS = [TEMPLATE.replace("@", f"@{n}") for n in ("dashboard", "ta_service", "paper_trader")]
 # The files of a release.
-CODE = ("*.py", "*.service", "*.target", "*.conf", "requirements.txt", "consumers/**/*")
+CODE = ("*.py", "*.service", "*.target", "*.conf", "requirements.lock", "consumers/**/*")
 RAN = "ran"  # an empty file in a release that has worked
 
 REDUCED = "no-user-namespaces.conf"
@@ -108,16 +108,16 @@ def build_environment(release: Path, consumers: bool) -> None:
     """Install what the release needs, unless that was done. Raises Failed."""
     environment = release / ".venv"
     python = environment / "bin/python"
-    needs = ["requirements.txt"] + ["consumers/requirements.txt"] * consumers
-    for requirements in needs:
-        done = environment / f"has-{requirements.replace('/', '-')}"
+    needs = ["requirements.lock"] + ["consumers/requirements.lock"] * consumers
+    for lock in needs:
+        done = environment / f"has-{lock.replace('/', '-')}"
         if done.exists():
             continue
-        print(f"Installing {requirements} into {environment.relative_to(ROOT)}", flush=True)
-        if requirements == "requirements.txt":
+        print(f"Installing {lock} into {environment.relative_to(ROOT)}", flush=True)
+        if lock == "requirements.lock":
             run_aloud(sys.executable, "-m", "venv", "--clear", "--without-pip", environment)
         pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-        run_aloud(*pip, "--python", python, "install", "-r", release / requirements)
+        run_aloud(*pip, "--python", python, "install", "--require-hashes", "-r", release / lock)
         done.touch()
     # Units cannot write below the home folder. Here a syntax error shows, too.
     run_aloud(python, "-m", "compileall", "-q", "-x", r"\.venv", release)
