@@ -24,6 +24,8 @@ ROOT = Path(__file__).parent.parent
 LATENCY_MS, JITTER_MS = 50, 10
 REPORT_S = 30
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# One more than the service's own: with short candles, trades open and close within minutes.
+TIMEFRAMES = "1m:20:60,5m:30:120,1h:120:300,4h:300:600"
 CONSUMERS = {
     "ta": "consumers.ta_service",
     "trader": "consumers.paper_trader",
@@ -95,7 +97,7 @@ def _listens(port: int) -> bool:
 def explain(exchange: Exchange, settings: dict[str, str]) -> None:
     redis_url, dashboard = settings["REDIS_URL"], f"http://127.0.0.1:{settings['DASHBOARD_PORT']}"
     redis_cli = f"redis-cli -p {_redis_port(settings)}"
-    say("demo", f"open {dashboard}/ and {dashboard}/status in a browser")
+    say("demo", f"open {dashboard}/ in a browser, then {dashboard}/trades and {dashboard}/status")
     say("demo", "look at it from another terminal, in this folder:")
     if not shutil.which("redis-cli"):
         say("demo", "(redis-cli comes with Debian's redis-tools, among others)")
@@ -139,6 +141,7 @@ def main() -> int:
             "HEALTH_PORT": health_port,
             "HEALTH_URL": f"http://127.0.0.1:{health_port}/health",
             "DASHBOARD_PORT": str(port_near(8896)),
+            "TIMEFRAMES": os.environ.get("TIMEFRAMES", TIMEFRAMES),
             "PYTHONUNBUFFERED": "1",
         }
         programs: dict[str, Program] = {}

@@ -190,9 +190,10 @@ class TestClosed:
         assert coins["AUSDT"]["profit_factor"] == DASH + "no trade was closed at a loss"
         assert coins["BUSDT"]["drawdown"] == f"{MINUS}4.00"
         assert [row["signal"] for row in rows(page, "by-signal")] == ["ribbon_up", "squeeze_up"]
-        expect(page.locator("#equity-caption")).to_contain_text("+8.00 at the end, from 0.00 to")
+        said = "+8.00 at the end, between 0.00 and +10.00."
+        expect(page.locator("#equity-caption")).to_contain_text(said)
         drawn = page.locator("#equity-area path.line").get_attribute("d") or ""
-        heights = [float(point.split()[1]) for point in drawn[1:].split("L")]
+        heights = [float(y) for y in re.findall(r"[V ]([0-9.]+)", drawn)]
         assert heights == [160, 0, 64, 32]  # of 0, 10, 6 and 8, in 160 from 10 down to 0
 
     def test_none(self, trades: OpenTrades) -> None:

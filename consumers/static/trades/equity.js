@@ -16,7 +16,9 @@ export function drawEquity(points) {
   const [first, last] = [points[0][0], points.at(-1)[0]];
   const x = (time) => (((time - first) / (last - first || 1)) * WIDTH).toFixed(1);
   const y = (sum) => (((high - sum) / (high - low || 1)) * HEIGHT).toFixed(1);
-  const line = points.map(([time, sum]) => `${x(time)} ${y(sum)}`).join("L");
+  // In steps: between two closes nothing is won or lost.
+  const steps = points.slice(1).map(([time, sum]) => `H${x(time)}V${y(sum)}`);
+  const line = [`${x(first)} ${y(points[0][1])}`, ...steps].join("");
   const attributes = {
     viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
     preserveAspectRatio: "none",
@@ -25,7 +27,7 @@ export function drawEquity(points) {
   const drawing = svg(
     "svg",
     attributes,
-    svg("path", { class: "fill", d: `M${x(first)} ${y(0)}L${line}L${x(last)} ${y(0)}z` }),
+    svg("path", { class: "fill", d: `M${line}V${y(0)}H${x(first)}z` }),
     svg("path", { class: "zero", d: `M0 ${y(0)}H${WIDTH}` }),
     svg("path", { class: "line", d: `M${line}` }),
   );
@@ -43,8 +45,8 @@ export function drawEquity(points) {
 /** The curve in words. */
 export function describeEquity(points) {
   const sums = points.map(([, sum]) => sum);
-  const range = `${formatSigned(Math.min(...sums), 2)} to ${formatSigned(Math.max(...sums), 2)}`;
+  const [low, high] = [Math.min(...sums), Math.max(...sums)].map((sum) => formatSigned(sum, 2));
   const [first, last] = [points[0][0], points.at(-1)[0]].map(formatMoment);
   const end = formatSigned(sums.at(-1), 2);
-  return `Running sum of profits, ${first} to ${last} UTC: ${end} at the end, from ${range}.`;
+  return `Running sum of profits, ${first} to ${last} UTC: ${end} at the end, between ${low} and ${high}.`;
 }
