@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -159,11 +160,12 @@ class ClosedTrade(NamedTuple):
     @classmethod
     def from_fields(cls, fields: dict[str, str]) -> ClosedTrade:
         """Raises market_cache.BAD_DATA unless that is an entry of the paper trader."""
-        wanted = {name: fields[name] for name in cls._fields}
+        # Of many trades, the few names that they have are kept once.
+        wanted: dict[str, Any] = {name: sys.intern(fields[name]) for name in cls._fields[:4]}
         numbers = ("quantity", "entry_price", "exit_price", "fees", "profit")
-        read: dict[str, Any] = {name: _number(wanted[name]) for name in numbers}
-        read |= {name: _time(wanted[name]) for name in ("opened", "closed")}
-        trade = cls(**(wanted | read))
+        read: dict[str, Any] = {name: _number(fields[name]) for name in numbers}
+        read |= {name: _time(fields[name]) for name in ("opened", "closed")}
+        trade = cls(**wanted, **read)
         trade._check()
         return trade
 

@@ -703,6 +703,7 @@ class TestServer:
     def test_pages_and_their_files(self, idle: Dashboard) -> None:
         for path, kind in (
             ("/", "text/html"),
+            ("/trades", "text/html"),
             ("/status", "text/html"),
             ("/static/shared/base.css", "text/css"),
         ):
@@ -714,7 +715,7 @@ class TestServer:
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
             assert "Access-Control-Allow-Origin" not in answer.headers
         linked = set()
-        for page in ("/", "/status"):
+        for page in ("/", "/trades", "/status"):
             text = request(idle, page)[1].decode()
             linked |= {part.split('"')[0] for part in text.split('"/static/')[1:]}
         assert linked
