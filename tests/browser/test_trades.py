@@ -27,7 +27,7 @@ from tests.browser.looks import (
     to_number,
 )
 from tests.support import PATIENCE, until
-from tests.unit.test_results import trade
+from tests.trades import trade
 
 SOON_S = 15
 expect.set_options(timeout=SOON_S * PATIENCE * 1000)

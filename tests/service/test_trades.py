@@ -22,7 +22,7 @@ from tests.candles import put_price, update
 from tests.service.test_dashboard import Serve, ask, dashboard_on, request
 from tests.service.test_paper_trader import signal, start
 from tests.support import RedisServer, until
-from tests.unit.test_results import trade
+from tests.trades import trade
 
 
 @pytest.fixture
