@@ -183,7 +183,7 @@ Scheme = Literal["light", "dark"]
 
 
 class Tabs:
-    """Watched pages, each in its own browser context."""
+    """Watched pages, each in its own browser context unless opened `beside` another."""
 
     def __init__(self, browser: Browser) -> None:
         self._browser = browser
@@ -196,20 +196,27 @@ class Tabs:
         size: tuple[int, int] = WIDE,
         scheme: Scheme = "light",
         with_clock: bool = False,
+        beside: Page | None = None,
+        script: str = "",
     ) -> Page:
-        width, height = size
-        context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
-        )
-        context.set_default_timeout(15_000)
+        context = beside.context if beside else self._new_context(size, scheme)
         page = context.new_page()
-        self._contexts.append(context)
+        page.add_init_script(script)
         home = "{0.scheme}://{0.netloc}".format(urlsplit(url))
         self._watches.append(Watch(page, home))
         if with_clock:
             page.clock.install()
         page.goto(url)
         return page
+
+    def _new_context(self, size: tuple[int, int], scheme: Scheme) -> BrowserContext:
+        width, height = size
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme=scheme
+        )
+        context.set_default_timeout(15_000)
+        self._contexts.append(context)
+        return context
 
     def problems(self, with_losses: bool = True) -> list[str]:
         found = []
@@ -224,8 +231,9 @@ class Tabs:
 
 @pytest.fixture
 def open_page(chromium: Browser) -> Iterator[Open]:
-    """open_page(url, size, scheme, with_clock): a page that must do nothing wrong until the test
-    ends. `with_clock` lets the test move the page's clock."""
+    """open_page(url, size, scheme, with_clock, beside, script): a page that must do nothing wrong
+    until the test ends. `with_clock` lets the test move the page's clock; `beside` opens it as
+    another tab of the same browser; `script` runs in it before its own."""
     tabs = Tabs(chromium)
     yield tabs.open
     problems = tabs.problems()

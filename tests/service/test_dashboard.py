@@ -623,9 +623,9 @@ class TestEvents:
         try:
             for _ in range(5):
                 assert stream.next("heartbeat") == {}
+                assert stream.next("busy") is None
         finally:
             stopping.set()
-        assert stream.next("busy") is None
 
     def test_nothing_on_the_way_keeps_events_back(
         self, idle: Dashboard, monkeypatch: pytest.MonkeyPatch

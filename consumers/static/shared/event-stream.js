@@ -5,6 +5,9 @@ const SILENT_AFTER_MS = 6_000; // the server sends a heartbeat every 2 s
 const RETRY_MS = 2_000;
 const CHECK_MS = 1_000;
 
+/** What is told besides events: a (re)connection, that it was lost, that it is alive. */
+export const SIGNS = ["open", "lost", "heartbeat"];
+
 /**
  * Is opened again whenever it is lost: when it ends, and when no heartbeat comes, as over a line
  * that was cut without a word or after the sleep of a laptop.
@@ -17,8 +20,7 @@ export class EventStream {
   #timer = 0;
 
   /**
-   * @param {function(string, *)} tell is handed the name and the data of each event; "open" after
-   *   each (re)connection; "lost" when a connection was lost
+   * @param {function(string, *)} tell is handed the name and the data of each event, or a sign
    */
   constructor(tell) {
     this.#tell = tell;

@@ -20,11 +20,11 @@ export function isLive() {
  *   happened before it was missed
  */
 export function listen(handlers, onOpen) {
-  const all = { heartbeat: () => {}, lost: () => {}, ...handlers, open: onOpen };
-  const names = Object.keys(all);
+  const names = Object.keys(handlers);
   const receive = (name, data) => {
     heardAt = name === "lost" ? -Infinity : Date.now();
-    all[name]?.(data);
+    if (name === "open") onOpen();
+    else handlers[name]?.(data);
   };
   let line = window.SharedWorker ? shareLine(names, receive, useOwn) : makeOwnLine(names, receive);
 
