@@ -140,7 +140,8 @@ class Box:
         """Fetch to WHEELS, with this machine's network and pip settings, what the project needs:
         inside there is no network."""
         pip = f"python3 -m venv {HOME}/pip && {HOME}/pip/bin/python -m pip"
-        fetch = f"download --quiet --dest {WHEELS} -r {PROJECT}/consumers/requirements.txt"
+        fetch = f"download --quiet --dest {WHEELS} --require-hashes"
+        fetch += f" -r {PROJECT}/consumers/requirements.lock"
         done = self._enter(_as_user(["sh", "-c", f"{pip} {fetch}"]), self._pip)
         if done.returncode:
             raise NoBox(f"no packages:\n{done.stdout}")
