@@ -75,43 +75,75 @@ def header(page: Page, column: str) -> Locator:
 # --- the chart ---
 
 _CHART = """() => {
-  const count = kind => {
-    const path = document.querySelector(`#chart-area path.body.${kind}`);
-    return path.getAttribute("d").split("M").length - 1;
-  };
+  const host = document.querySelector("#chart-area .chart-host");
   const readings = [...document.querySelectorAll("#chart-readout abbr")].map(
     name => [name.textContent, name.nextSibling.nextSibling.textContent]);
+  const legend = [...document.querySelectorAll("#chart-area .pane-legend li[data-id]")].map(
+    item => [item.dataset.id, item.textContent]);
   return {
-    label: document.querySelector("#chart-area svg").getAttribute("aria-label"),
-    rising: count("up"),
-    falling: count("down"),
-    time: document.querySelector("#chart-readout .time").textContent,
+    label: host?.getAttribute("aria-label") ?? "",
+    view: host?.getAttribute("aria-description") ?? "",
+    time: document.querySelector("#chart-readout .time")?.textContent ?? "",
     readings: Object.fromEntries(readings),
+    legend: Object.fromEntries(legend),
+    events: [...document.querySelectorAll("#chart-area .pane-legend .event")].map(
+      event => event.textContent),
   };
 }"""
 
 
 def chart(page: Page) -> dict[str, Any]:
-    """The chart's label, its numbers of rising and falling candles, and the candle it reads out."""
+    """The chart's label, what is in view, the candle it reads out, and the legends of its panes."""
     return page.evaluate(_CHART)  # type: ignore[no-any-return]
 
 
-def reads_out(shown: dict[str, Any], candle: Candle) -> bool:
-    """Whether a chart reads out a candle: its time, open, high, low and close."""
+def in_view(shown: dict[str, Any]) -> tuple[int, int]:
+    """How many candles of a chart are in view, and how many it has."""
+    found = re.match(r"([0-9]+) of ([0-9]+) candles in view", shown["view"])
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def reads_out(shown: dict[str, Any], candle: Candle, moves: bool = False) -> bool:
+    """Whether a chart reads out a candle: its time, open, high, low and close. Of one that `moves`
+    with the price only what stays."""
     opened = datetime.fromtimestamp(candle["timestamp"] / 1000, UTC)
     time, readings = str(shown["time"]), shown["readings"]
-    values = zip("OHLC", ("open", "high", "low", "close"), strict=True)
+    names = {"O": "open"} if moves else {"O": "open", "H": "high", "L": "low", "C": "close"}
     return time.startswith(f"{opened.day} {opened:%b %H:%M} UTC") and all(
-        is_price(readings[letter], candle[name]) for letter, name in values
+        is_price(readings[letter], candle[name]) for letter, name in names.items()
     )
 
 
-def draws(shown: dict[str, Any], candles: list[Candle]) -> bool:
-    """Whether a chart draws the newest of `candles`, and no others."""
-    rising, falling = int(shown["rising"]), int(shown["falling"])
-    count = rising + falling
-    expected = sum(candle["close"] >= candle["open"] for candle in candles[-count:])
-    return 0 < count <= len(candles) and rising == expected
+_PAINTED = """([pane, name]) => {
+  const probe = document.createElement("span");
+  document.querySelector("#chart-area").append(probe);
+  probe.style.color = `var(--${name})`;
+  const wanted = getComputedStyle(probe).color.match(/[0-9]+/g).slice(0, 3).map(Number);
+  probe.remove();
+  const rows = [...document.querySelectorAll("#chart-area tr")].filter(
+    row => row.querySelector("td:nth-child(2) canvas"));
+  const canvas = rows[pane]?.querySelector("td:nth-child(2) canvas");
+  if (!canvas) return [0, null];
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  let count = 0, sum = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (wanted.every((part, index) => Math.abs(data[at + index] - part) <= 8)) {
+      count += 1;
+      sum += Math.floor(at / 4 / canvas.width);
+    }
+  }
+  return [count, sum / count];
+}"""
+
+
+def painted(page: Page, colour: str, pane: int = 0) -> int:
+    """How many pixels of a pane of the chart have a colour of the style sheet."""
+    return page.evaluate(_PAINTED, [pane, colour])[0]  # type: ignore[no-any-return]
+
+
+def painted_at(page: Page, colour: str, pane: int = 0) -> float:
+    """How far down these pixels are, on average."""
+    return page.evaluate(_PAINTED, [pane, colour])[1]  # type: ignore[no-any-return]
 
 
 # --- the message log ---

@@ -80,14 +80,14 @@ def goes_on(system: System, scanner: Page, status: Page) -> None:
 class TestRedis:
     def test_gone_and_back(self, scanner: Page, status: Page, system: System) -> None:
         coin(scanner, "BTCUSDT").click()
-        expect(scanner.locator("#chart-area svg")).to_be_visible()
+        expect(scanner.locator("#chart-area .chart-host")).to_be_visible()
         self.take_away(system.redis, scanner, status)
         system.redis.start()
         until(system.is_whole, WHOLE_S, 0.2)
         goes_on(system, scanner, status)
         says(status, "#redis .badge", "● answers")
         says(status, "#consumers li[data-consumer='scanner'] .badge", "● alive")
-        expect(scanner.locator("#chart-area svg")).to_be_visible(
+        expect(scanner.locator("#chart-area .chart-host")).to_be_visible(
             timeout=NOTICED_S * PATIENCE * 1000
         )
 
@@ -129,7 +129,7 @@ class TestDashboard:
         until(lambda: prices(scanner) and all(prices(scanner).values()), NOTICED_S)
         says(status, "#service .badge", "● ok")
         coin(scanner, "BTCUSDT").click()
-        expect(scanner.locator("#chart-area svg")).to_be_visible()
+        expect(scanner.locator("#chart-area .chart-host")).to_be_visible()
         system.dashboard.stop(signal.SIGKILL)
         for page in (scanner, status):
             says(page, "#banner", "The dashboard does not answer.")
@@ -156,7 +156,7 @@ class TestService:
         """Waits in real time until the prices expire."""
         coin(scanner, "BTCUSDT").click()
         scanner.locator("#chart-panel").get_by_role("button", name="5m").click()
-        expect(scanner.locator("#chart-area svg")).to_be_visible()
+        expect(scanner.locator("#chart-area .chart-host")).to_be_visible()
         for program in (system.service, system.ta_service):
             assert program.stop() == 0
         self.check_status_page(status)
@@ -176,7 +176,7 @@ class TestService:
         assert reason(scanner, "BTCUSDT", "price") == "no fresh price in Redis"
         says(scanner, "#data-age", "No fresh prices")
         assert is_dimmed(scanner, "#scanner-table")
-        expect(scanner.locator("#chart-area svg")).to_have_count(0)
+        expect(scanner.locator("#chart-area .chart-host")).to_have_count(0)
 
     @staticmethod
     def check_status_page(status: Page) -> None:

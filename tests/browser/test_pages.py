@@ -15,20 +15,16 @@ from redis_log import DEFAULT_KEY
 from tests.browser.conftest import COINS, PHONE, TIMEFRAMES, WIDE, YOUNG, Open, System
 from tests.browser.looks import (
     DASH,
-    Candle,
     cell,
-    chart,
     choose_type,
     coin,
     column_numbers,
     column_texts,
-    draws,
     faint_texts,
     header,
     is_price,
     log_rows,
     nameless,
-    reads_out,
     reason,
     tab_stops,
     ticks,
@@ -68,11 +64,6 @@ def status(open_page: Open, system: System) -> OpenStatus:
         return page
 
     return open_status
-
-
-def candles(system: System, symbol: str, timeframe: str) -> list[Candle]:
-    path = f"/api/chart?symbol={symbol}&timeframe={timeframe}"
-    return system.get(path)["candles"]  # type: ignore[no-any-return]
 
 
 def row_of(system: System, symbol: str) -> dict[str, Any]:
@@ -293,136 +284,6 @@ class TestFilter:
         box.press("Escape")
         assert len(column_texts(page, "symbol")) == len(COINS) + 1
         expect(page.locator("#empty")).to_be_hidden()
-
-
-class TestChart:
-    @staticmethod
-    def wait_for(page: Page, system: System, symbol: str, timeframe: str) -> dict[str, Any]:
-        """Wait until the chart shows exactly these candles and reads out the last one."""
-
-        def shown() -> dict[str, Any] | None:
-            if not page.locator("#chart-area svg").count():
-                return None
-            looks, wanted = chart(page), candles(system, symbol, timeframe)
-            is_right = looks["label"].startswith(f"Candles of {symbol}, {timeframe}.")
-            fits = is_right and draws(looks, wanted) and reads_out(looks, wanted[-1])
-            return looks if fits else None
-
-        return until(shown, SOON_S, 0.1, f"candles of {symbol} {timeframe}")  # type: ignore[no-any-return]
-
-    @pytest.mark.parametrize("symbol", ["BTCUSDT", "DOGEUSDT"])
-    def test_shows_the_candles_of_the_coin(
-        self, scanner: OpenScanner, system: System, symbol: str
-    ) -> None:
-        page = scanner()
-        panel = page.locator("#chart-panel")
-        expect(panel).to_be_hidden()
-        coin(page, symbol).click()
-        expect(panel).to_be_visible()
-        expect(panel.get_by_role("heading")).to_have_text(f"{symbol[:-4]} / USDT")
-        expect(coin(page, symbol)).to_have_attribute("aria-expanded", "true")
-        expect(panel.get_by_role("button", name="1h")).to_have_attribute("aria-pressed", "true")
-        looks = self.wait_for(page, system, symbol, "1h")
-        assert 100 <= looks["rising"] + looks["falling"] <= 140
-        assert looks["time"].endswith(", forming") and page.locator("rect.forming").count() == 1
-        until(
-            lambda: (
-                page.locator(".last-price-text").text_content()
-                == column_texts(page, "price")[symbol]
-            ),
-            SOON_S,
-        )
-        expect(panel).to_be_in_viewport(ratio=1)
-
-    def test_follows_the_refreshes(self, scanner: OpenScanner) -> None:
-        page = scanner()
-        coin(page, "BTCUSDT").click()
-        price = page.locator(".last-price-text")
-        expect(price).to_be_attached()
-        before, readings = price.text_content(), chart(page)["readings"]
-        expect(price).not_to_have_text(before or "")
-        until(lambda: chart(page)["readings"] != readings, SOON_S)
-
-    def test_timeframes_and_coins_switch(self, scanner: OpenScanner, system: System) -> None:
-        page = scanner()
-        coin(page, "BTCUSDT").click()
-        for timeframe in ("5m", "4h", "1h"):
-            button = page.locator("#chart-panel").get_by_role("button", name=timeframe)
-            button.click()
-            expect(button).to_have_attribute("aria-pressed", "true")
-            assert page.locator("#chart-timeframes [aria-pressed=true]").count() == 1
-            self.wait_for(page, system, "BTCUSDT", timeframe)
-        coin(page, "ETHUSDT").click()
-        self.wait_for(page, system, "ETHUSDT", "1h")
-        expect(coin(page, "BTCUSDT")).to_have_attribute("aria-expanded", "false")
-
-    def test_few_candles_are_drawn_too(self, scanner: OpenScanner, system: System) -> None:
-        page = scanner()
-        coin(page, YOUNG).click()
-        looks = self.wait_for(page, system, YOUNG, "1h")
-        assert looks["rising"] + looks["falling"] == len(candles(system, YOUNG, "1h")) < 13
-
-    def test_a_phone_shows_as_many_as_fit(self, scanner: OpenScanner, system: System) -> None:
-        page = scanner(PHONE)
-        coin(page, "BTCUSDT").click()
-        looks = self.wait_for(page, system, "BTCUSDT", "1h")
-        assert 30 <= looks["rising"] + looks["falling"] <= 60
-
-    def test_the_candle_under_the_pointer_is_read_out(
-        self, scanner: OpenScanner, system: System
-    ) -> None:
-        page = scanner()
-        coin(page, "BTCUSDT").click()
-        self.wait_for(page, system, "BTCUSDT", "1h")
-        page.locator("#chart-area svg").hover(position={"x": 600, "y": 100})
-        known = candles(system, "BTCUSDT", "1h")
-        [pointed] = [candle for candle in known if reads_out(chart(page), candle)]
-        assert 20 < len(known) - known.index(pointed) < 100
-        page.get_by_role("heading", name="Scanner").hover()
-        until(lambda: reads_out(chart(page), candles(system, "BTCUSDT", "1h")[-1]), SOON_S)
-
-    @pytest.mark.parametrize("how", ["Escape", "close", "again"])
-    def test_closes_and_the_focus_returns(self, scanner: OpenScanner, how: str) -> None:
-        page = scanner()
-        coin(page, "BTCUSDT").click()
-        expect(page.locator("#chart-area svg")).to_be_visible()
-        if how == "Escape":
-            page.keyboard.press("Escape")
-        elif how == "close":
-            page.get_by_role("button", name="Close chart").click()
-        else:
-            coin(page, "BTCUSDT").click()
-        expect(page.locator("#chart-panel")).to_be_hidden()
-        expect(coin(page, "BTCUSDT")).to_be_focused()
-        expect(coin(page, "BTCUSDT")).to_have_attribute("aria-expanded", "false")
-
-    def test_with_the_keyboard_alone(self, scanner: OpenScanner, system: System) -> None:
-        page = scanner()
-
-        def tab_to(selector: str) -> None:
-            for _ in range(120):
-                page.keyboard.press("Tab")
-                if page.evaluate("s => document.activeElement.matches(s)", selector):
-                    return
-            pytest.fail(f"Tab does not reach {selector}")
-
-        tab_to("tr[data-symbol=BTCUSDT] .coin")
-        page.keyboard.press("Enter")
-        expect(page.locator("#chart-panel")).to_be_focused()
-        tab_to("#chart-timeframes button")
-        page.keyboard.press("Enter")
-        self.wait_for(page, system, "BTCUSDT", "5m")
-        tab_to("#chart-area svg")
-        page.keyboard.press("ArrowLeft")
-        page.keyboard.press("ArrowLeft")
-        known = candles(system, "BTCUSDT", "5m")
-        assert any(reads_out(chart(page), candle) for candle in known[-3:-1])
-        page.keyboard.press("Home")
-        count = chart(page)["rising"] + chart(page)["falling"]
-        assert any(reads_out(chart(page), candle) for candle in known[-count - 1 : -count + 1])
-        page.keyboard.press("Escape")
-        expect(page.locator("#chart-panel")).to_be_hidden()
-        expect(coin(page, "BTCUSDT")).to_be_focused()
 
 
 class TestCards:
@@ -698,7 +559,7 @@ class TestLooks:
         page = any_page(path, SIZES[size], scheme)
         if path == "/":
             coin(page, "BTCUSDT").click()
-            expect(page.locator("#chart-area svg")).to_be_visible()
+            expect(page.locator("#chart-area .chart-host")).to_be_visible()
         ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
         assert (to_number(ground) > 128) == (scheme == "light")
         overflow = "document.scrollingElement.scrollWidth - innerWidth"
@@ -719,7 +580,7 @@ class TestAccessibility:
             page.locator("#log-pause").click()  # rows that open come and go with the log
         if path == "/":
             coin(page, "BTCUSDT").click()
-            expect(page.locator("#chart-area svg")).to_be_visible()
+            expect(page.locator("#chart-area .chart-host")).to_be_visible()
             header(page, "symbol").get_by_role("button").click()  # an order that refreshes keep
         page.evaluate("document.activeElement.blur()")
         missed, unseen = tab_stops(page)

@@ -28,8 +28,12 @@ class HandDrawn {
 
   /** The items in view, and one more on each side, for lines lead out of the plot. */
   visible() {
-    const { bars, visibleRange } = this.data;
-    return visibleRange ? bars.slice(Math.max(visibleRange.from - 1, 0), visibleRange.to + 1) : [];
+    const { bars, visibleRange, barSpacing } = this.data;
+    if (!visibleRange || !bars[visibleRange.from]) return [];
+    const first = bars[visibleRange.from]; // of those out of view the library keeps an old `x`
+    return bars
+      .slice(Math.max(visibleRange.from - 1, 0), visibleRange.to + 1)
+      .map((bar) => ({ ...bar, x: first.x + (bar.time - first.time) * barSpacing }));
   }
 }
 

@@ -40,7 +40,7 @@ function addVwap(chart, colours) {
 }
 
 function addBands(chart, colours) {
-  const edge = { colour: colours.muted, width: 1 };
+  const edge = { colour: fade(colours.muted, 0.7), width: 1 };
   const looks = [edge, { ...edge, dash: [3, 3] }, edge];
   const drawing = new LinesOverCandles(looks, fade(colours.muted, 0.08));
   return addLines(chart, drawing, ({ bands }) => [bands.lower, bands.middle, bands.upper]);
@@ -48,7 +48,8 @@ function addBands(chart, colours) {
 
 function addLines(chart, drawing, valuesOf, isFirst = () => false) {
   const series = chart.addCustomSeries(drawing, QUIET);
-  return (points) =>
+  return (points, { priceFormat }) => {
+    series.applyOptions({ priceFormat }); // the axis has the format of the lowest series
     series.setData(
       points.map(({ time, candle, lines }) =>
         candle
@@ -56,6 +57,7 @@ function addLines(chart, drawing, valuesOf, isFirst = () => false) {
           : { time },
       ),
     );
+  };
 }
 
 // --- in panes of their own ---

@@ -1,6 +1,7 @@
-// What the chart says in text: of the candle pointed at above it, of its indicators in their panes.
+// What the chart says in text: of the candle pointed at above it, of indicators and events in
+// their panes.
 
-import { html, paint } from "../shared/dom.js";
+import { hiddenText, html, paint } from "../shared/dom.js";
 import { formatCompact, formatPrice, formatSigned } from "../shared/format.js";
 
 /**
@@ -20,10 +21,15 @@ export function fillReadout(element, content) {
       reading("C", "close", formatPrice(close)),
       reading("V", "volume", formatCompact(volume)),
       html("span", { class: change < 0 ? "down" : "up" }, `${formatSigned(change, 2)} %`),
-      ...(level === null ? [] : [reading("Level", "price under the crosshair", formatPrice(level))]),
-      ...events.map((words) => html("span", { class: "event" }, words)),
+      ...(level === null ? [] : [readLevel(level)]),
+      ...events.map(hiddenText), // which are seen in the legend, where they take no room
     ];
   });
+}
+
+function readLevel(level) {
+  const name = html("abbr", { title: "price under the crosshair" }, "Level");
+  return html("span", { class: "level" }, name, " ", formatPrice(level));
 }
 
 function reading(letter, word, value) {
@@ -32,10 +38,11 @@ function reading(letter, word, value) {
 }
 
 /**
- * The legend of a pane: each of its indicators with its values at a point, or why it has none.
+ * The legend of a pane: each of its indicators with its values at a point, or why it has none, and
+ * what happened there.
  * @param {HTMLElement} pane a table row of the library, whose second cell is the plot
  */
-export function drawLegend(pane, indicators, point, series, reasons) {
+export function drawLegend(pane, indicators, point, series, events) {
   const plot = pane?.querySelector("td:nth-child(2) > div");
   if (!plot) return; // the library makes it with the first frame
   const legend = plot.querySelector(".pane-legend") ?? html("ul", { class: "pane-legend" });
@@ -43,13 +50,14 @@ export function drawLegend(pane, indicators, point, series, reasons) {
   const content = indicators.map(({ id, label, describe }) => {
     const parts = describe(point, series);
     const isKnown = parts.some(([text]) => text !== null);
-    return { id, label, parts: isKnown ? parts : [[reasons[id] ?? "–"]] };
+    return { id, label, parts: isKnown ? parts : [[series.reasons[id] ?? "–"]] };
   });
-  paint(legend, content, () =>
-    content.map(({ id, label, parts }) =>
+  paint(legend, [content, events], () => [
+    ...content.map(({ id, label, parts }) =>
       html("li", { "data-id": id }, label, ...parts.flatMap(drawPart)),
     ),
-  );
+    ...events.map((words) => html("li", { class: "event" }, words)),
+  ]);
 }
 
 function drawPart([text, tone]) {

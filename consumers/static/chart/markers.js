@@ -61,20 +61,18 @@ export function tradeMarkers(trades, candles, colours) {
 }
 
 function buyMarker({ opened, entry_price: price, signal }, colours) {
-  const look = { position: "atPriceMiddle", price, shape: "circle", color: colours.accent };
   return {
     ms: opened,
     words: `bought at ${formatPrice(price)} on ${signal.replaceAll("_", " ")}`,
-    look: { ...look, text: "buy" },
+    look: { position: "belowBar", shape: "circle", color: colours.accent, text: "buy" },
   };
 }
 
 function sellMarker({ closed, exit_price: price, exit_signal: signal, profit_pct: percent }, colours) {
   const profit = `${formatSigned(percent, 2)} %`;
-  const look = { position: "atPriceMiddle", price, shape: "square", color: colours.warn };
   return {
     ms: closed,
     words: `sold at ${formatPrice(price)} on ${signal.replaceAll("_", " ")}, ${profit}`,
-    look: { ...look, text: `sell ${profit}` },
+    look: { position: "aboveBar", shape: "square", color: colours.warn, text: `sell ${profit}` },
   };
 }

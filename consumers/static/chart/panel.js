@@ -22,6 +22,7 @@ let trades = [];
 let seriesUpdate = null; // the refresh that it came after, ms UTC
 let seriesError = null; // why there is none, or no newer one
 let loading = new AbortController();
+let isLoading = false;
 
 /**
  * Calls `listener({symbol, timeframe, hadFocus})` when another coin or timeframe is shown.
@@ -52,6 +53,7 @@ export function openChart(symbol, timeframe = chosen.timeframe ?? middleTimefram
 export function closeChart() {
   const hadFocus = panel.contains(document.activeElement);
   loading.abort();
+  isLoading = false;
   chosen.symbol = null;
   series = null;
   view?.clear("");
@@ -108,6 +110,7 @@ export function refreshChart(answer) {
     if (chosen.timeframe) showChosen();
     return;
   }
+  if (isLoading) return; // the next answer sees whether what comes is old already
   const isOld = seriesUpdate !== lastUpdate();
   const isWorthAnother = seriesError ? seriesError.status !== NOT_FOUND : !series;
   if (isOld || isWorthAnother) loadSeries();
@@ -123,6 +126,7 @@ async function loadSeries() {
   loading = new AbortController();
   const { signal } = loading;
   seriesUpdate = lastUpdate();
+  isLoading = true;
   try {
     await loadModules();
     const query = new URLSearchParams(chosen);
@@ -136,7 +140,9 @@ async function loadSeries() {
     if (!(error instanceof ServerError)) throw error;
     seriesError = error;
   }
-  if (!signal.aborted) showSeries();
+  if (signal.aborted) return;
+  isLoading = false;
+  showSeries();
 }
 
 /** @throws {ServerError} if the dashboard does not answer */

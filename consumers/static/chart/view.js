@@ -26,6 +26,7 @@ const MIN_SPACING_PX = 5; // of the candles shown at first, so a phone shows few
 const FREE_CANDLES = 4; // room at the right
 const AXIS_WIDTH_PX = 90;
 const PRICE_SHARE = 3; // height of the candles' pane, in heights of another
+const LEGEND_ROOM = { top: 0.26, bottom: 0.08 }; // shares of a pane's height
 const SCALES = {
   linear: PriceScaleMode.Normal,
   log: PriceScaleMode.Logarithmic,
@@ -68,7 +69,7 @@ export class ChartView {
     const isOther = symbol !== series.symbol || timeframe !== series.timeframe;
     const view = isOther ? null : this.#view();
     if (isOther) this.#pointedAt = null;
-    this.#series = { ...series, decimals: decimalsOf(series.price) };
+    this.#series = { ...series, ...digitsFor(series.price) };
     if (!this.#chart) {
       this.#area.replaceChildren(this.#host);
       this.rebuild();
@@ -128,7 +129,10 @@ export class ChartView {
     });
     const markers = createSeriesMarkers(candles, []);
     const inPanes = shown.filter(({ addPane }) => addPane);
-    fills.push(...inPanes.map(({ addPane }, at) => addPane(chart, colours, at + 1)));
+    for (const [at, { addPane }] of inPanes.entries()) {
+      fills.push(addPane(chart, colours, at + 1));
+      chart.priceScale("right", at + 1).applyOptions({ scaleMargins: LEGEND_ROOM });
+    }
     chart.panes()[0].setStretchFactor(PRICE_SHARE);
     const legends = [shown.filter(({ add }) => add), ...inPanes.map((indicator) => [indicator])];
     return { colours, candles, forming, price, markers, fills, legends };
@@ -137,20 +141,19 @@ export class ChartView {
   /** Hands everything that is to be shown to the library. */
   #fill() {
     const { candles, forming, price, markers, fills, colours } = this.#parts;
-    const { decimals, signals, trades } = this.#series;
+    const { priceFormat, signals, trades } = this.#series;
     this.#points = makePoints(this.#series);
-    const formatter = formatPrice;
-    candles.applyOptions({ priceFormat: { type: "custom", formatter, minMove: 10 ** -decimals } });
+    candles.applyOptions({ priceFormat });
     candles.setData(this.#points.map(({ time, candle }) => ({ time, ...candle })));
     price.applyOptions({ price: this.#series.price });
     forming.mark(this.#series.formingSince && this.#series.formingSince / 1000);
     for (const fill of fills) fill(this.#points, this.#series);
-    const all = [
+    const events = [
       ...(this.#choices.shows("signals") ? signalMarkers(signals, colours) : []),
       ...(this.#choices.shows("trades") ? tradeMarkers(trades, this.#series.candles, colours) : []),
     ].sort((a, b) => a.at - b.at);
-    markers.setMarkers(all.map(({ at, look }) => ({ time: at / 1000, ...look })));
-    this.#parts.words = Map.groupBy(all, (marker) => marker.at);
+    markers.setMarkers(events.map(({ at, look }) => ({ time: at / 1000, ...look })));
+    this.#parts.events = events;
     this.#describeView();
     this.#readOut();
   }
@@ -266,27 +269,31 @@ export class ChartView {
   }
 
   #readOut() {
-    const { formingSince, reasons } = this.#series;
+    const { formingSince } = this.#series;
     const point =
       this.#points.find(({ time, candle }) => candle && time * 1000 === this.#pointedAt) ??
       this.#points.at(-1);
-    const { legends, words } = this.#parts;
+    const { legends, events } = this.#parts;
+    const here = events.filter(({ at }) => at === point.time * 1000).map(({ words }) => words);
     fillReadout(this.#readout, {
       candle: point.candle,
       moment: this.#moment(point),
       isForming: point.time * 1000 === formingSince,
       level: this.#level,
-      events: (words.get(point.time * 1000) ?? []).map((marker) => marker.words),
+      events: here,
     });
     for (const [at, pane] of this.#chart.panes().entries()) {
-      drawLegend(pane.getHTMLElement(), legends[at], point, this.#series, reasons);
+      const happened = at === 0 ? here : [];
+      drawLegend(pane.getHTMLElement(), legends[at], point, this.#series, happened);
     }
   }
 }
 
-/** As many as `formatPrice` shows. */
-function decimalsOf(price) {
-  return formatPrice(price).split(".")[1].length;
+/** How many decimals `formatPrice` shows, and the library's format with as many. */
+function digitsFor(price) {
+  const decimals = formatPrice(price).split(".")[1].length;
+  const priceFormat = { type: "custom", formatter: formatPrice, minMove: 10 ** -decimals };
+  return { decimals, priceFormat };
 }
 
 function chartOptions(colours, zone) {
