@@ -103,13 +103,18 @@ def in_view(shown: dict[str, Any]) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
+def moment(candle: Candle) -> str:
+    """The open time of a candle as the chart says it."""
+    opened = datetime.fromtimestamp(candle["timestamp"] / 1000, UTC)
+    return f"{opened.day} {opened:%b %H:%M} UTC"
+
+
 def reads_out(shown: dict[str, Any], candle: Candle, moves: bool = False) -> bool:
     """Whether a chart reads out a candle: its time, open, high, low and close. Of one that `moves`
     with the price only what stays."""
-    opened = datetime.fromtimestamp(candle["timestamp"] / 1000, UTC)
     time, readings = str(shown["time"]), shown["readings"]
     names = {"O": "open"} if moves else {"O": "open", "H": "high", "L": "low", "C": "close"}
-    return time.startswith(f"{opened.day} {opened:%b %H:%M} UTC") and all(
+    return time.startswith(moment(candle)) and all(
         is_price(readings[letter], candle[name]) for letter, name in names.items()
     )
 
@@ -124,10 +129,14 @@ _PAINTED = """([pane, name]) => {
     row => row.querySelector("td:nth-child(2) canvas"));
   const canvas = rows[pane]?.querySelector("td:nth-child(2) canvas");
   if (!canvas) return [0, null];
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  // A copy: reading back the page's own canvas makes Chromium warn.
+  const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext(
+    "2d", { willReadFrequently: true });
+  copy.drawImage(canvas, 0, 0);
+  const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
   let count = 0, sum = 0;
   for (let at = 0; at < data.length; at += 4) {
-    if (wanted.every((part, index) => Math.abs(data[at + index] - part) <= 8)) {
+    if (wanted.every((part, index) => Math.abs(data[at + index] - part) <= 16)) {
       count += 1;
       sum += Math.floor(at / 4 / canvas.width);
     }

@@ -45,6 +45,7 @@ export class ChartView {
   #points = [];
   #pointedAt = null; // open time of the candle under the crosshair, ms UTC
   #level = null; // price under the crosshair
+  #isByKeys = false; // whether keys have placed it
 
   /**
    * @param {HTMLElement} area filled with the chart, which follows its size
@@ -100,9 +101,15 @@ export class ChartView {
     this.#parts = this.#addParts(colours);
     this.#chart.priceScale("right").applyOptions({ mode: SCALES[scale] });
     this.#chart.subscribeCrosshairMove((event) => this.#followPointer(event));
-    this.#chart.timeScale().subscribeVisibleLogicalRangeChange(() => this.#describeView());
+    this.#chart.timeScale().subscribeVisibleLogicalRangeChange(() => {
+      this.#describeView();
+      this.#placeCrosshair();
+    });
     this.#fill();
     this.#setView(view);
+    // The library makes the panes, in which legends stand, with its first frame.
+    const made = this.#chart;
+    requestAnimationFrame(() => made === this.#chart && this.#readOut());
   }
 
   #remove() {
@@ -116,7 +123,8 @@ export class ChartView {
   #addParts(colours) {
     const chart = this.#chart;
     const shown = INDICATORS.filter(({ id }) => this.#choices.shows(id));
-    const fills = shown.filter(({ add }) => add).map(({ add }) => add(chart, colours));
+    const overlays = shown.filter(({ add }) => add).reverse(); // the first is on top
+    const fills = overlays.map(({ add }) => add(chart, colours));
     const candles = chart.addSeries(CandlestickSeries, candleOptions(colours));
     const forming = new FormingShade(colours);
     candles.attachPrimitive(forming);
@@ -155,6 +163,7 @@ export class ChartView {
     markers.setMarkers(events.map(({ at, look }) => ({ time: at / 1000, ...look })));
     this.#parts.events = events;
     this.#describeView();
+    this.#placeCrosshair();
     this.#readOut();
   }
 
@@ -231,7 +240,9 @@ export class ChartView {
     return this.#points.findIndex((point) => point.time * 1000 === timestamp);
   }
 
-  #followPointer({ time, point, paneIndex }) {
+  #followPointer({ time, point, paneIndex, sourceEvent }) {
+    if (this.#isByKeys && !sourceEvent) return; // the view has moved, not the pointer
+    this.#isByKeys = false;
     this.#pointedAt = time === undefined ? null : time * 1000;
     const isOnPrices = point && paneIndex === 0;
     this.#level = isOnPrices ? this.#parts.candles.coordinateToPrice(point.y) : null;
@@ -245,9 +256,17 @@ export class ChartView {
     const next = withCandle[clamp((at < 0 ? withCandle.length : at) + by, 0, withCandle.length - 1)];
     this.#pointedAt = next.time * 1000;
     this.#level = null;
+    this.#isByKeys = true;
     this.#bringIntoView(this.#points.indexOf(next));
+    this.#placeCrosshair();
     this.#readOut();
-    this.#chart.setCrosshairPosition(next.candle.close, next.time, this.#parts.candles);
+  }
+
+  /** The library keeps the crosshair where it is on the screen; this one belongs to a candle. */
+  #placeCrosshair() {
+    const point = this.#isByKeys ? this.#points[this.#indexOf(this.#pointedAt)] : null;
+    if (!point) return;
+    this.#chart.setCrosshairPosition(point.candle.close, point.time, this.#parts.candles);
   }
 
   #bringIntoView(index) {
@@ -260,6 +279,7 @@ export class ChartView {
   /** Takes the crosshair away. */
   dropPointer() {
     this.#pointedAt = null;
+    this.#isByKeys = false;
     this.#chart?.clearCrosshairPosition();
     if (this.#series) this.#readOut();
   }
