@@ -196,6 +196,7 @@ export class MessageLog {
       chip.setAttribute("aria-pressed", String(isPressed));
     }
     this.#showReach();
+    this.#newest = null; // its id may be one of another stream
     this.read();
   }
 
