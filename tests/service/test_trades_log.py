@@ -189,7 +189,7 @@ class TestOnce:
             lambda client: client.flushall(),
             lambda client: client.delete(POSITIONS_KEY),
             lambda client: client.delete(TRADES_LOG_KEY),
-            lambda client: client.xtrim(TRADES_LOG_KEY, maxlen=1),
+            lambda client: client.xtrim(TRADES_LOG_KEY, maxlen=1, approximate=False),
         ],
         ids=["all", "the book", "the stream", "a part of the stream"],
     )
