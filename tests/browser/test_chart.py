@@ -24,10 +24,11 @@ from tests.browser.looks import (
     reads_out,
     to_number,
 )
-from tests.support import until
+from tests.support import PATIENCE, until
 
 SOON_S = 20  # the chart follows Redis within two refreshes
 FIRST_LOAD_BYTES = 300_000
+expect.set_options(timeout=SOON_S * PATIENCE * 1000)
 LEGENDS = {"ribbon", "vwap", "bands", "volume", "squeeze", "stoch_rsi"}
 PANES = {"volume", "squeeze", "stoch_rsi"}  # indicators with a pane of their own
 

@@ -4,7 +4,6 @@
 
 import {
   CandlestickSeries,
-  CrosshairMode,
   LineStyle,
   PriceScaleMode,
   createChartEx,
@@ -17,9 +16,10 @@ import { FormingShade } from "./drawings.js";
 import { INDICATORS } from "./indicators.js";
 import { listenToKeys } from "./keys.js";
 import { drawLegend, fillReadout } from "./legend.js";
+import { candleOptions, chartOptions } from "./look.js";
 import { signalMarkers, tradeMarkers } from "./markers.js";
 import { makePoints } from "./points.js";
-import { formatMoment, formatTick, timeScaleIn, zoneName } from "./times.js";
+import { formatMoment, timeScaleIn, zoneName } from "./times.js";
 
 const USUAL_CANDLES = 120;
 const MIN_SPACING_PX = 5; // of the candles shown at first, so a phone shows fewer
@@ -314,45 +314,4 @@ function digitsFor(price) {
   const decimals = formatPrice(price).split(".")[1].length;
   const priceFormat = { type: "custom", formatter: formatPrice, minMove: 10 ** -decimals };
   return { decimals, priceFormat };
-}
-
-function chartOptions(colours, zone) {
-  const line = { color: colours.muted, labelBackgroundColor: colours.muted };
-  return {
-    autoSize: true,
-    layout: {
-      background: { color: colours.surface },
-      textColor: colours.muted,
-      fontFamily: "system-ui, sans-serif",
-      fontSize: 11,
-      panes: { separatorColor: colours.line, separatorHoverColor: colours.raised },
-      attributionLogo: false, // its <style> is against the policy; the panel has words and link
-    },
-    grid: { vertLines: { color: colours.line }, horzLines: { color: colours.line } },
-    crosshair: { mode: CrosshairMode.Normal, vertLine: line, horzLine: line },
-    rightPriceScale: { borderColor: colours.line, scaleMargins: { top: 0.14, bottom: 0.08 } },
-    timeScale: {
-      borderColor: colours.line,
-      timeVisible: true,
-      fixLeftEdge: true,
-      minBarSpacing: 0.3,
-      tickMarkFormatter: (seconds, kind) => formatTick(seconds, kind, zone),
-    },
-    localization: { timeFormatter: (seconds) => formatMoment(seconds * 1000, zone) },
-    handleScroll: { vertTouchDrag: false }, // which scrolls the page
-  };
-}
-
-/** Rising hollow, falling filled: told apart without colours. */
-function candleOptions(colours) {
-  return {
-    upColor: "rgba(0, 0, 0, 0)",
-    downColor: colours.down,
-    borderUpColor: colours.up,
-    borderDownColor: colours.down,
-    wickUpColor: colours.up,
-    wickDownColor: colours.down,
-    lastValueVisible: false,
-    priceLineVisible: false,
-  };
 }
