@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.systemd.conftest import DROP_IN, Unit
+from tests.systemd.conftest import CONSUMERS, DROP_IN, UNIT, Unit
 
 
 def seen_in(unit: Unit, hardening: str) -> str:
@@ -31,11 +31,14 @@ def test_a_machine_may_forbid_user_namespaces(
     unit.run("test", "-e", DROP_IN, code=1)
 
 
-def test_uninstall_takes_the_drop_in_away_but_not_those_of_the_user(
+def test_so_it_is_with_all_units_and_uninstall_leaves_the_users_own_drop_ins(
     unit: Unit, no_user_namespaces: Callable[[], None]
 ) -> None:
     unit.write(f"{DROP_IN}/own.conf", "[Service]\nNice=5\n")
-    unit.make("install")
+    assert unit.make("install-all").count("Left out of the hardening") == 1
+    unit.wait_until_all_ok()
+    assert {unit.show("PrivateUsers", each) for each in [UNIT, *CONSUMERS]} == {"no"}
     assert unit.run("ls", DROP_IN) == "no-user-namespaces.conf\nown.conf"
     unit.make("uninstall")
     assert unit.run("ls", DROP_IN) == "own.conf"
+    unit.run("test", "-e", DROP_IN.replace(UNIT, "coinex-consumer@.service"), code=1)

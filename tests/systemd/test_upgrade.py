@@ -18,7 +18,6 @@ NEVER_HEALTHY = """\
 _report = report
 def report(view):
     return 503, {**_report(view)[1], "status": "down"}"""
-TRADER_FAILS = "MarketCache.messages = None"
 
 
 @pytest.fixture
@@ -68,9 +67,10 @@ def test_to_code_that_works_and_back(everything: Unit, pull: Pull) -> None:
     [
         ("lease.py", LEASE_FAILS, f"restart {UNIT}: "),
         ("health.py", NEVER_HEALTHY, "not done within 60 s"),
-        ("consumers/market_cache.py", TRADER_FAILS, "restart coinex-consumer@paper_trader.service"),
+        ("consumers/indicators.py", "del ema_ribbon", "restart coinex-consumer@ta_service.service"),
+        ("consumers/live.py", "Board.run = None", "dashboard has a bug"),
     ],
-    ids=["the service ends", "never healthy", "a consumer ends"],
+    ids=["the service ends", "never healthy", "a consumer ends", "a loop of a consumer fails"],
 )
 def test_it_goes_back_by_itself_and_nothing_is_lost(
     everything: Unit, pull: Pull, file: str, code: str, why: str
