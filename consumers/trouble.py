@@ -76,8 +76,10 @@ def _failing(health: dict[str, Any]) -> Trouble | None:
     where = ", ".join(name for name, part in parts.items() if reason in part["failing"].values())
     text = "No read succeeds" if whole else _count(reasons.total())
     detail = _NO_JSON.sub("the exchange answers with a page of HTML: ", reason)
-    if not whole or len(reasons) > 1:
+    if len(reasons) > 1:
         detail = f"{count} of {where}: {detail}"
+    elif not whole:
+        detail = f"{where}: {detail}"
     return _trouble(health["status"], text, detail, min(filter(None, since), default=None))
 
 

@@ -151,6 +151,46 @@ class TestDashboard:
         until(lambda: all(prices(scanner).values()), NOTICED_S)
 
 
+class TestExchange:
+    """The banners give the reason that /health has, and since when."""
+
+    @pytest.fixture(autouse=True)
+    def exchange_is_back(self, system: System) -> Iterator[None]:
+        yield
+        system.exchange.clear()
+        until(system.is_whole, WHOLE_S, 0.2)
+
+    def test_a_hold(self, scanner: Page, status: Page, system: System) -> None:
+        system.exchange.fault("hold", seconds=25)
+        says(status, "#banner strong", "The exchange refuses.")
+        says(
+            status,
+            "#banner",
+            re.compile(r"On hold after HTTP 429: .*[^.]\. Until .* UTC, in \d+ s"),
+        )
+        says(status, "#banner", re.compile(r"Since \d\d:\d\d:\d\d UTC, \d+ s ago\."))
+        says(status, "#service", re.compile(r"exchange: on hold for .*, since \d\d:\d\d:\d\d UTC"))
+        expect(scanner.locator("#banner")).to_be_hidden()  # prices stay fresh for a minute
+        expect(status.locator("#banner")).to_be_hidden(timeout=WHOLE_S * PATIENCE * 1000)
+
+    def test_pages_of_html(self, scanner: Page, status: Page, system: System) -> None:
+        """Waits in real time until the prices expire."""
+        html = "The exchange answers with a page of HTML: '<!DOCTYPE html>"
+        system.exchange.fault("html")
+        says(status, "#banner strong", "No read succeeds.", WHOLE_S)
+        says(status, "#banner", html)
+        failing = status.locator("tr[data-part='5m'] [data-label=Failing]")
+        expect(failing).to_contain_text(re.compile(r"coins: .*, since \d\d:\d\d:\d\d UTC"))
+        parts = status.locator("#timeframes tbody th")
+        expect(parts).to_have_text(["prices", "5m", "1h", "4h"])
+        says(scanner, "#banner strong", "No fresh prices.", PRICE_TTL_S + 10)
+        says(scanner, "#banner", html)
+        for page in (scanner, status):
+            text = page.locator("#banner").text_content() or ""
+            assert not re.search(r"[^.]\.\.([^.]|$)", text), "two full stops"
+            assert "Is the service running" not in text
+
+
 class TestService:
     def test_gone(self, scanner: Page, status: Page, system: System) -> None:
         """Waits in real time until the prices expire."""
@@ -170,7 +210,7 @@ class TestService:
         says(scanner, "#chart-area", "nothing fresh in market:ohlcv:BTCUSDT:5m", PRICE_TTL_S)
 
         says(scanner, "#banner strong", "No fresh prices.", PRICE_TTL_S + 10)
-        says(scanner, "#banner", "Is the service running?")
+        says(scanner, "#banner", "The service does not answer.")
         says(scanner, "#banner", "The last refresh was ")
         assert len(prices(scanner)) == len(COINS) + 1 and not any(prices(scanner).values())
         assert reason(scanner, "BTCUSDT", "price") == "no fresh price in Redis"
@@ -186,4 +226,5 @@ class TestService:
         says(status, "tr[data-part='5m'] [data-label=Fresh]", re.compile(r"^\d+ updated$"))
         expect(status.locator("tr[data-part=prices]")).to_have_count(0)
         assert ticks(status, "tr[data-part='5m'] [data-label=Age]", r"^(\d+) s$", 3)
-        expect(status.locator("#banner")).to_be_hidden()
+        says(status, "#banner strong", "The service does not answer.")
+        says(status, "#banner", "/health does not answer: ")

@@ -113,3 +113,9 @@ def test_without_a_reason_it_says_what_is_missing() -> None:
 def test_a_health_that_is_none_breaks_nothing() -> None:
     found = trouble({"up": True, "error": "", "health": {"status": "degraded", "problems": 7}})
     assert found and found["status"] == "silent"
+
+
+def test_one_reason_for_some_reads_says_of_which() -> None:
+    every = dict.fromkeys(SYMBOLS, "HTTP 503")
+    state = service(failing={"prices": every, "5m": every})
+    assert said(state) == ("4 reads fail", "prices, 5m: HTTP 503")

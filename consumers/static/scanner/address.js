@@ -7,22 +7,22 @@ const SORT = /^(-?)([a-z0-9-]{1,40})$/i;
 const MAX_FILTER = 40;
 const DEFAULT_SORT = "-score"; // not worth saying
 
-let chart = { symbol: null, timeframe: null };
-let view = { column: "score", isDescending: true, filter: "" };
+let { chart, view } = readAddress();
 let isGoingBack = false;
 
 /** What the URL asks for: a chart, or null as its symbol; order and filter of the table. */
 export function readAddress() {
   const query = new URLSearchParams(location.search);
   const valid = (name, pattern) => pattern.exec(query.get(name) ?? "");
-  const sort = valid("sort", SORT);
+  const sort = valid("sort", SORT) ?? SORT.exec(DEFAULT_SORT);
   return {
     chart: {
       symbol: valid("coin", COIN)?.[0] ?? null,
       timeframe: valid("tf", TIMEFRAME)?.[0] ?? null,
     },
     view: {
-      ...(sort && { column: sort[2], isDescending: sort[1] === "-" }),
+      column: sort[2],
+      isDescending: sort[1] === "-",
       filter: (query.get("q") ?? "").slice(0, MAX_FILTER),
     },
   };

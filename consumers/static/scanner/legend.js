@@ -14,7 +14,9 @@ function drawSigns() {
   const sign = (name, ...content) => html("span", { class: name }, ...content);
   return [
     sign("group", sign("up", "▲"), " up ", sign("down", "▼"), " down – mixed"),
+    " ",
     sign("group", "squeeze ● on ○ off"),
+    " ",
     sign("group", "Stoch RSI ", sign("zone-low", "low"), " ", sign("zone-high", "high")),
   ];
 }

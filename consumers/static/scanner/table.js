@@ -33,6 +33,7 @@ export function showTable(answer, ifEmpty) {
   known = [COIN_COLUMN, ...VALUE_COLUMNS, ...answer.timeframes.flatMap(taColumns)];
   if (answer.timeframes.length && !known.some(({ id }) => id === sort.column)) {
     Object.assign(sort, DEFAULT_SORT);
+    onView();
   }
   showColumns(chooseColumns(known));
   for (const coin of coins) showCoin(coin);
@@ -72,14 +73,14 @@ export function tableView() {
   return { ...sort, filter };
 }
 
-/** Sorts and filters by what `tableView` returned, or by a part of it. */
-export function setTableView({ filter: text = "", ...order }) {
-  Object.assign(sort, DEFAULT_SORT, order);
+/** Sorts and filters by what `tableView` returned; an unknown column counts as none. */
+export function setTableView({ filter: text, ...order }) {
+  Object.assign(sort, order);
   filter = text;
   byId("filter").value = text;
 }
 
-/** Calls `callback` whenever the user changes order or filter. */
+/** Calls `callback` whenever order or filter change. */
 export function onTableView(callback) {
   onView = callback;
 }

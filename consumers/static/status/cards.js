@@ -57,12 +57,12 @@ function exchangeState(health) {
   return { used, limit: limit ?? share, hold, reach: exchangeReach(health) };
 }
 
-/** Level and words for a badge. The exchange counts as out of reach when every read of it fails. */
+/** Level and words for a badge. It may answer while every read of it fails. */
 function exchangeReach({ exchange, prices, timeframes, symbols }) {
   const parts = [prices, ...Object.values(timeframes)];
   const failing = parts.map((part) => Object.keys(part.failing).length);
   if (exchange.hold_until) return ["warn", "on hold"];
-  if (failing.every((count) => count > 0 && count >= symbols)) return ["bad", "not reachable"];
+  if (failing.every((count) => count > 0 && count >= symbols)) return ["bad", "no read succeeds"];
   if (failing.some(Boolean)) return ["warn", "answers in part"];
   if (parts.every((part) => !part.last_success)) return ["unknown", "not asked yet"];
   return ["good", "reachable"];
