@@ -1,4 +1,4 @@
-"""Both pages with everything open: they fit windows from phone to wall, can be read, and axe, the
+"""All pages with everything open: they fit windows from phone to wall, can be read, and axe, the
 checker of accessibility, finds nothing."""
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
+from consumers.book import TRADES_LOG_KEY
 from tests.browser.conftest import COINS, PHONE, WIDE, Open, System
 from tests.browser.looks import coin, column_texts, faint_texts, star
 from tests.support import PATIENCE, until
+from tests.trades import trade
 
 SOON_S = 15
 expect.set_options(timeout=SOON_S * PATIENCE * 1000)
-PAGES = ("/", "/status")
+PAGES = ("/", "/trades", "/status")
 SCHEMES = ("light", "dark")
 SIZES = (PHONE, (768, 800), (1000, 800), WIDE, (2560, 1300))
 DIALOGS = ("Settings", "Keys")
@@ -30,12 +32,16 @@ def opened(open_page: Open, system: System) -> OpenPage:
     """opened(path, ...): a page that has drawn everything; on the scanner a chart is open."""
 
     def open_whole(path: str, *look: Any) -> Page:
+        for profit in (3.0, -2.0, 1.0):
+            system.redis.client.xadd(TRADES_LOG_KEY, trade(profit).fields())  # type: ignore[arg-type]
         page = open_page(f"{system.url}{path}", *look)
         if path == "/":
             until(lambda: len(column_texts(page, "symbol")) == len(COINS) + 1, SOON_S)
             star(page, "ETHUSDT").click()
             coin(page, "BTCUSDT").click()
             expect(page.locator("#chart-area svg, #chart-area canvas").first).to_be_visible()
+        elif path == "/trades":
+            expect(page.locator("#trades-table tbody tr").nth(2)).to_be_attached()
         else:
             expect(page.locator("#log-table tbody tr").nth(20)).to_be_attached()
         return page

@@ -428,9 +428,9 @@ class TestChoices:
         page = charted()
         page.evaluate(
             """() => {
-              localStorage.setItem("chart.indicators", "{broken");
-              localStorage.setItem("chart.zone", '"mars"');
-              localStorage.setItem("chart.scale", "7");
+              localStorage.setItem("coinex:chart.indicators", "{broken");
+              localStorage.setItem("coinex:timeZone", '"mars"');
+              localStorage.setItem("coinex:chart.scale", "7");
             }"""
         )
         page.reload()

@@ -4,7 +4,7 @@ import { byId, html } from "../shared/dom.js";
 import { onPreference, preference, setPreference } from "../shared/preferences.js";
 
 const INDICATORS = "chart.indicators";
-const ZONE = "chart.zone";
+const ZONE = "timeZone"; // that of all pages
 const SCALE = "chart.scale";
 
 const ZONES = { utc: "UTC", local: "Local" };

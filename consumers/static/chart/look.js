@@ -1,7 +1,7 @@
 // How the library is to draw: options of the chart and of its candles, in the colours of colours.js.
 
 import { CrosshairMode } from "../vendor/lightweight-charts.js";
-import { formatMoment, formatTick } from "./times.js";
+import { formatMinute, formatTick } from "./times.js";
 
 /** Options of the chart, with times in a zone. */
 export function chartOptions(colours, zone) {
@@ -26,7 +26,7 @@ export function chartOptions(colours, zone) {
       minBarSpacing: 0.3,
       tickMarkFormatter: (seconds, kind) => formatTick(seconds, kind, zone),
     },
-    localization: { timeFormatter: (seconds) => formatMoment(seconds * 1000, zone) },
+    localization: { timeFormatter: (seconds) => formatMinute(seconds * 1000) },
     handleScroll: { vertTouchDrag: false }, // which scrolls the page
   };
 }

@@ -27,23 +27,16 @@ function shift(ms, zone) {
   return zone === "local" ? ms - new Date(ms).getTimezoneOffset() * MINUTE_MS : ms;
 }
 
-/** ms UTC -> "24 Nov 03:05", or with seconds. */
-export function formatMoment(ms, zone) {
-  return `${formatDay(shift(ms, zone))} ${formatTime(shift(ms, zone)).slice(0, 5)}`;
-}
-
-/** "UTC", or what the browser calls its zone at that time, like "GMT+1". */
-export function zoneName(ms, zone) {
-  if (zone !== "local") return "UTC";
-  const format = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" });
-  return format.formatToParts(ms).find((part) => part.type === "timeZoneName").value;
+/** ms UTC -> "24 Nov 03:05". */
+export function formatMinute(ms) {
+  return `${formatDay(ms)} ${formatTime(ms).slice(0, 5)}`;
 }
 
 /** The text of a tick mark; `kind` is the library's. */
 export function formatTick(seconds, kind, zone) {
-  const ms = shift(seconds * 1000, zone);
+  const ms = seconds * 1000;
   const [, month] = formatDay(ms).split(" ");
-  if (kind === YEAR_MARK) return String(new Date(ms).getUTCFullYear());
+  if (kind === YEAR_MARK) return String(new Date(shift(ms, zone)).getUTCFullYear());
   if (kind === MONTH_MARK) return month;
   return kind === DAY_MARK ? formatDay(ms) : formatTime(ms).slice(0, 5);
 }

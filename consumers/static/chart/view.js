@@ -10,7 +10,7 @@ import {
   createSeriesMarkers,
 } from "../vendor/lightweight-charts.js";
 import { html } from "../shared/dom.js";
-import { clamp, formatPrice } from "../shared/format.js";
+import { clamp, formatPrice, zoneName } from "../shared/format.js";
 import { onThemeChange, readColours } from "./colours.js";
 import { FormingShade } from "./drawings.js";
 import { INDICATORS } from "./indicators.js";
@@ -19,7 +19,7 @@ import { drawLegend, fillReadout } from "./legend.js";
 import { candleOptions, chartOptions } from "./look.js";
 import { signalMarkers, tradeMarkers } from "./markers.js";
 import { makePoints } from "./points.js";
-import { formatMoment, timeScaleIn, zoneName } from "./times.js";
+import { formatMinute, timeScaleIn } from "./times.js";
 
 const USUAL_CANDLES = 120;
 const MIN_SPACING_PX = 5; // of the candles shown at first, so a phone shows fewer
@@ -230,8 +230,7 @@ export class ChartView {
   }
 
   #moment({ time }) {
-    const { zone } = this.#choices;
-    return `${formatMoment(time * 1000, zone)} ${zoneName(time * 1000, zone)}`;
+    return `${formatMinute(time * 1000)} ${zoneName(time * 1000)}`;
   }
 
   // --- the crosshair ---

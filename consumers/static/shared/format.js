@@ -67,9 +67,11 @@ export function showTimesIn(zone) {
   timeZone = zone === "local" ? undefined : "UTC";
 }
 
-/** ms UTC -> "03:07:30", in the time zone that is shown. */
-export function formatTime(ms) {
-  return new Date(ms).toLocaleTimeString("en-GB", { timeZone });
+/** ms UTC -> "03:07:30", or "03:07:30.042" with 3 `digits`, in the time zone that is shown. */
+export function formatTime(ms, digits) {
+  const parts = { hour: "2-digit", minute: "2-digit", second: "2-digit" };
+  const options = { ...parts, fractionalSecondDigits: digits, timeZone };
+  return new Date(ms).toLocaleTimeString("en-GB", options);
 }
 
 /** ms UTC -> "24 Nov", in the time zone that is shown. */
@@ -81,6 +83,11 @@ export function formatDay(ms) {
 export function zoneName(ms) {
   const format = new Intl.DateTimeFormat("en-GB", { timeZone, timeZoneName: "short" });
   return format.formatToParts(ms).find((part) => part.type === "timeZoneName").value;
+}
+
+/** ms UTC -> "24 Nov 03:07:30". */
+export function formatDayTime(ms) {
+  return `${formatDay(ms)} ${formatTime(ms)}`;
 }
 
 /** ms UTC -> "03:07:30 UTC"; with the day before it if that is another one than at `nowMs`. */

@@ -1,8 +1,8 @@
 // What all pages have at the right of their header: the settings (theme, time zone, notifications,
 // and what a page adds) and the list of keys, each a dialog that Escape closes.
 
-import { forgetPainted, html } from "./dom.js";
-import { showTimesIn } from "./format.js";
+import { forgetPainted, html, setText } from "./dom.js";
+import { showTimesIn, zoneName } from "./format.js";
 import { notificationSetting } from "./notifications.js";
 import { onPreference, preference, setPreference } from "./preferences.js";
 
@@ -11,6 +11,7 @@ const TIME_ZONES = { utc: "UTC", local: "local" };
 
 /**
  * Puts the buttons of the settings and of the keys into the page's header, and applies the settings.
+ * Elements with `data-zone` show the name of the time zone.
  * @param {Object} page
  * @param {function()} page.redraw shows everything again, because times look different
  * @param {Element[]} [page.settings] further fieldsets
@@ -21,6 +22,8 @@ export function setUpPage({ redraw, settings = [], keys = {}, search = null }) {
   follow("theme", "system", showTheme);
   follow("timeZone", "utc", (zone) => {
     showTimesIn(zone);
+    const name = zoneName(Date.now());
+    for (const element of document.querySelectorAll("[data-zone]")) setText(element, name);
     forgetPainted();
     redraw();
   });

@@ -2,7 +2,7 @@
 // and how many messages there were a minute. Is handed what events bring; reads the log itself.
 
 import { byId, html, paint, setText } from "../shared/dom.js";
-import { formatAge, formatDay, formatNumber, formatTime, parseTime } from "../shared/format.js";
+import { formatAge, formatMoment, formatNumber, parseTime, sentence } from "../shared/format.js";
 import { ServerError, clock, fetchJson } from "../shared/server.js";
 import { minuteBars } from "../shared/drawings.js";
 import { LogRows, countEntries, isLater } from "./log-rows.js";
@@ -150,7 +150,7 @@ export class MessageLog {
       if (error.name === "AbortError") return null;
       if (!(error instanceof ServerError)) throw error;
       this.hasFailed = true;
-      this.#finishReading(`${error.message}.`);
+      this.#finishReading(sentence(error.message));
       return null;
     }
   }
@@ -171,9 +171,9 @@ export class MessageLog {
     if (!answer) return;
     const { entries } = answer;
     scrollTo(this.#rows.append(entries));
-    const to = formatMoment(Number(this.#rows.oldest.split("-")[0]));
+    const to = formatMoment(Number(this.#rows.oldest.split("-")[0]), clock.now());
     const added = entries.length ? `${countEntries(entries.length)} added` : "No older entries";
-    this.#finishReading(`${added}: shown back to ${to} UTC.`);
+    this.#finishReading(`${added}: shown back to ${to}.`);
   }
 
   #prepend(entries) {
@@ -235,7 +235,7 @@ function showExtent(place, extent) {
   paint(place, extent ?? null, () => {
     if (!extent) return "";
     if (!extent.length) return "none";
-    return `${formatNumber(extent.length)}, newest ${formatMoment(parseTime(extent.newest))}`;
+    return `${formatNumber(extent.length)}, newest ${formatMoment(parseTime(extent.newest), clock.now())}`;
   });
 }
 
@@ -245,13 +245,7 @@ function describeReach(extents) {
   if (!length) return "No entries yet";
   const oldest = Math.min(...extents.filter(({ oldest }) => oldest).map((e) => parseTime(e.oldest)));
   const age = formatAge(clock.now() - oldest);
-  return `${countEntries(length)}, back to ${formatMoment(oldest)} UTC, ${age} ago`;
-}
-
-/** ms UTC -> "03:07:30", or "22 Nov 03:07:30" if that is not today. */
-function formatMoment(ms) {
-  const isToday = formatDay(ms) === formatDay(clock.now());
-  return isToday ? formatTime(ms) : `${formatDay(ms)} ${formatTime(ms)}`;
+  return `${countEntries(length)}, back to ${formatMoment(oldest, clock.now())}, ${age} ago`;
 }
 
 /** Scrolls the log, not the page, so that `row` is below the head. */

@@ -2,7 +2,7 @@
 // Knows nothing of the server or of filters.
 
 import { html, missing, setText } from "../shared/dom.js";
-import { formatNumber } from "../shared/format.js";
+import { formatNumber, formatTime, parseTime } from "../shared/format.js";
 
 const MAX_ROWS = 500;
 const MAX_TEXT = 500; // of a field; more is cut off
@@ -161,7 +161,9 @@ function drawCells(entry) {
   });
 }
 
+const MS_DIGITS = 3;
+const ISO_TIME = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/; // any program may write others
 const FORMATS = {
-  timestamp: (text) => text.match(/T(\d\d:\d\d:\d\d\.\d{3})Z$/)?.[1],
+  timestamp: (text) => (ISO_TIME.test(text) ? formatTime(parseTime(text), MS_DIGITS) : null),
   payload_size: (text) => (/^\d{1,12}$/.test(text) ? formatNumber(Number(text)) : null),
 };

@@ -58,7 +58,12 @@ function tick() {
   else showAnswer();
 }
 
-setUpPage({ redraw: showAnswer });
+function redraw() {
+  showAnswer();
+  messageLog.catchUp();
+}
+
+setUpPage({ redraw });
 feed.start();
 everySecond(tick);
 listen(
@@ -75,4 +80,3 @@ listen(
     messageLog.catchUp();
   },
 );
-messageLog.read();

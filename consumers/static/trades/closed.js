@@ -2,16 +2,16 @@
 // when it is told to; an answer that is not to what is wanted by then is never shown.
 
 import { byId, setText } from "../shared/dom.js";
-import { formatAge, formatCompact, formatNumber, formatPrice } from "../shared/format.js";
+import { formatAge, formatCompact, formatDayTime, formatNumber, formatPrice, sentence } from "../shared/format.js";
 import { ServerError, fetchJson } from "../shared/server.js";
 import { goToPage, onFilter, showFilters, wanted } from "./filters.js";
 import { showResults } from "./results.js";
 import { Rows } from "./rows.js";
-import { drawCoin, drawProfit, drawSignal, formatMoment, quotesOf } from "./words.js";
+import { drawCoin, drawProfit, drawSignal, quotesOf } from "./words.js";
 
 const rows = new Rows(byId("trades-table"), [
   { id: "symbol", label: "Coin", content: (trade) => trade.symbol, draw: drawCoin },
-  { id: "closed", label: "Closed, UTC", content: ({ closed }) => formatMoment(closed) },
+  { id: "closed", label: "Closed", isTime: true, content: ({ closed }) => formatDayTime(closed) },
   { id: "timeframe", label: "Timeframe", content: (trade) => trade.timeframe },
   { id: "signal", label: "Bought on", content: (trade) => trade.signal, draw: drawSignal },
   {
@@ -43,6 +43,11 @@ export function refreshTrades() {
   if (!asking) load();
 }
 
+/** Shows everything again, because times look different. */
+export function redrawTrades() {
+  if (answer) show();
+}
+
 async function load() {
   asking?.abort();
   const mine = new AbortController();
@@ -55,7 +60,7 @@ async function load() {
     if (error.name === "AbortError") return; // others are wanted by now
     if (!(error instanceof ServerError)) throw error;
     if (answered !== query) answer = null;
-    problem = `${error.message}.`;
+    problem = sentence(error.message);
   }
   asking = null;
   show();

@@ -2,8 +2,7 @@
 // style sheet, so that light and dark both work.
 
 import { html, svg } from "../shared/dom.js";
-import { formatSigned } from "../shared/format.js";
-import { formatMoment } from "./words.js";
+import { formatDayTime, formatSigned, zoneName } from "../shared/format.js";
 
 // Of the drawing, which is stretched to the room that there is; its lines are not.
 const WIDTH = 1000;
@@ -34,7 +33,7 @@ export function drawEquity(points) {
   const scale = [formatSigned(high, 2), formatSigned(low, 2)].map((text) =>
     html("span", {}, text),
   );
-  const times = [first, last].map((time) => html("span", {}, formatMoment(time)));
+  const times = [first, last].map((time) => html("span", {}, formatDayTime(time)));
   return [
     html("div", { class: "scale", "aria-hidden": "true" }, ...scale),
     drawing,
@@ -46,7 +45,9 @@ export function drawEquity(points) {
 export function describeEquity(points) {
   const sums = points.map(([, sum]) => sum);
   const [low, high] = [Math.min(...sums), Math.max(...sums)].map((sum) => formatSigned(sum, 2));
-  const [first, last] = [points[0][0], points.at(-1)[0]].map(formatMoment);
+  const [first, last] = [points[0][0], points.at(-1)[0]].map(formatDayTime);
+  const zone = zoneName(points.at(-1)[0]);
   const end = formatSigned(sums.at(-1), 2);
-  return `Running sum of profits, ${first} to ${last} UTC: ${end} at the end, between ${low} and ${high}.`;
+  const when = `${first} to ${last} ${zone}`;
+  return `Running sum of profits, ${when}: ${end} at the end, between ${low} and ${high}.`;
 }

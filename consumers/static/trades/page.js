@@ -2,9 +2,11 @@
 // the positions and hands them to their part of the page; each part draws itself.
 
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatTime } from "../shared/format.js";
+import { formatTime, sentence, zoneName } from "../shared/format.js";
+import { notifySignals } from "../shared/notifications.js";
 import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
-import { refreshTrades } from "./closed.js";
+import { setUpPage } from "../shared/settings.js";
+import { redrawTrades, refreshTrades } from "./closed.js";
 import { showPositions } from "./positions.js";
 
 const NO_REDIS = /^Redis: /; // how the dashboard begins an error that is not its own
@@ -23,19 +25,29 @@ function showWhatTicks() {
   showPositions(known, feed.body ? "" : "the dashboard does not answer");
   showBanner(findProblem());
   document.body.classList.toggle("stale", feed.failure !== null);
-  setText(byId("data-age"), feed.body ? `As of ${formatTime(feed.body.timestamp)} UTC` : "");
+  setText(byId("data-age"), feed.body ? describeTime(feed.body.timestamp) : "");
+}
+
+function describeTime(timestamp) {
+  return `As of ${formatTime(timestamp)} ${zoneName(timestamp)}`;
 }
 
 function findProblem() {
   if (!feed.failure) {
     const error = feed.body?.error;
-    return error ? { text: "The book of the paper trader cannot be read.", detail: error } : null;
+    return error ? { text: "The book of the paper trader cannot be read.", detail: sentence(error) } : null;
   }
   const { text, detail } = describeFailure(feed.failure);
   if (!NO_REDIS.test(text)) return { text, detail };
   return { text: "Redis does not answer.", detail: `${text.replace(NO_REDIS, "")} ${detail}` };
 }
 
+function redraw() {
+  showWhatTicks();
+  redrawTrades();
+}
+
+setUpPage({ redraw });
 feed.start();
 everySecond(showWhatTicks);
 listen(
@@ -43,6 +55,7 @@ listen(
     update: () => feed.askSoon(),
     log: (entries) => {
       if (entries.some(({ type }) => type === "trade")) feed.askSoon();
+      notifySignals(entries);
     },
     redis: () => feed.askSoon(),
   },

@@ -2,10 +2,10 @@
 // price is fresh. Is handed what the server says of them.
 
 import { byId, html, setText } from "../shared/dom.js";
-import { formatAge, formatCompact, formatPrice, formatSigned } from "../shared/format.js";
+import { formatAge, formatCompact, formatMoment, formatPrice, formatSigned } from "../shared/format.js";
 import { clock } from "../shared/server.js";
 import { Rows } from "./rows.js";
-import { drawCoin, drawProfit, drawSignal, formatMoment } from "./words.js";
+import { drawCoin, drawProfit, drawSignal } from "./words.js";
 
 const noPrice = ({ reason }) => reason ?? "no fresh price in Redis";
 
@@ -23,7 +23,7 @@ const rows = new Rows(byId("positions-table"), [
     label: "Age",
     isNumber: true,
     content: ({ opened }) => [formatAge(clock.now() - opened), opened],
-    draw: ([age, opened]) => html("span", { title: `${formatMoment(opened)} UTC` }, age),
+    draw: ([age, opened]) => html("span", { title: formatMoment(opened, clock.now()) }, age),
   },
   {
     id: "quantity",

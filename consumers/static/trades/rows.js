@@ -7,7 +7,8 @@ import { html, missing, paint } from "../shared/dom.js";
  * A table with a row an item.
  *
  * A column has `id`, `label`, `content(item)`, all that its cell shows, as JSON can hold it, or
- * null; `draw(content)`, nodes of it, unless it is text; `reason(item)`, why it is null; `isNumber`.
+ * null; `draw(content)`, nodes of it, unless it is text; `reason(item)`, why it is null; `isNumber`;
+ * `isTime`, whose header names the time zone.
  * The first column names the row.
  */
 export class Rows {
@@ -18,9 +19,11 @@ export class Rows {
   constructor(table, columns) {
     this.#columns = columns;
     this.#body = table.tBodies[0];
-    const headers = columns.map(({ id, label, isNumber }) =>
-      html("th", { scope: "col", "data-column": id, class: isNumber ? "number" : null }, label),
-    );
+    const headers = columns.map(({ id, label, isNumber, isTime }) => {
+      const zone = isTime ? [", ", html("span", { "data-zone": true })] : [];
+      const attributes = { "data-column": id, class: isNumber ? "number" : null };
+      return html("th", { scope: "col", ...attributes }, label, ...zone);
+    });
     table.tHead.replaceChildren(html("tr", {}, ...headers));
   }
 

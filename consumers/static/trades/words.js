@@ -1,7 +1,7 @@
 // How the trades page writes coins, amounts and moments.
 
 import { html } from "../shared/dom.js";
-import { formatDay, formatSigned, formatTime, splitSymbol } from "../shared/format.js";
+import { formatSigned, splitSymbol } from "../shared/format.js";
 
 export function drawCoin(symbol) {
   const [base, quote] = splitSymbol(symbol);
@@ -17,11 +17,6 @@ export function drawSignal(signal) {
 export function drawProfit(amount) {
   const text = formatSigned(amount, 2);
   return html("span", { class: /[1-9]/.test(text) ? (amount > 0 ? "up" : "down") : "flat" }, text);
-}
-
-/** ms UTC -> "24 Nov 03:07:30". */
-export function formatMoment(ms) {
-  return `${formatDay(ms)} ${formatTime(ms)}`;
 }
 
 /** The quote currencies of symbols, in order: ["USDT"]. */
