@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Response, Route, expect
 
 from consumers.ta_service import SIGNALS_CHANNEL, Summary
 from tests.browser.conftest import PHONE, WIDE, YOUNG, Open, System
@@ -132,6 +132,25 @@ class TestLoading:
         assert sum(len(each.body()) for each in first) <= FIRST_LOAD_BYTES
         open_coin(page, "BTCUSDT")
         assert [each.url for each in loaded if each.url.endswith("/vendor/lightweight-charts.js")]
+
+    def test_a_coin_can_be_opened_before_the_page_knows_its_coins(
+        self, open_page: Open, system: System
+    ) -> None:
+        page = open_page(f"{system.url}/status")
+        answer_trades(page, [], [])
+        waiting: list[Route] = []
+        page.route("**/api/scanner", lambda route: waiting.append(route))
+        page.goto(f"{system.url}/")
+        until(lambda: waiting, SOON_S)
+        page.evaluate(
+            """async () => (await import("/static/chart/panel.js")).openChart("ETHUSDT", "5m")"""
+        )
+        shows(page, system, "ETHUSDT", "5m")
+        page.unroute("**/api/scanner")
+        waiting[0].continue_()
+        button = page.locator("#chart-timeframes").get_by_role("button", name="5m")
+        expect(button).to_have_attribute("aria-pressed", "true")
+        expect(coin(page, "ETHUSDT")).to_have_attribute("aria-expanded", "true")
 
     def test_credit_is_given(self, charted: OpenChart) -> None:
         credit = charted().locator(".chart-credit")

@@ -136,7 +136,8 @@ async function loadSeries() {
     ]);
     seriesError = null;
   } catch (error) {
-    if (error.name === "AbortError") return; // another series is wanted by now
+    if (signal.aborted) return; // another series is wanted by now
+    isLoading = false;
     if (!(error instanceof ServerError)) throw error;
     seriesError = error;
   }
@@ -200,7 +201,8 @@ function withLivePrice({ candles, ...rest }) {
   const last = candles.at(-1);
   const lengthMs = timeframeMs(rest.timeframe);
   const isForming = last.timestamp + lengthMs > clock.now();
-  const price = latest.coins.find((coin) => coin.symbol === rest.symbol)?.price ?? last.close;
+  const coin = latest?.coins.find(({ symbol }) => symbol === rest.symbol);
+  const price = coin?.price ?? last.close;
   const { high, low } = last;
   const moved = { ...last, close: price, high: Math.max(high, price), low: Math.min(low, price) };
   return {
