@@ -11,8 +11,8 @@ OF_SERVICE := $(addprefix --env-file ,$(wildcard $(HOME)/.config/coinex-market-d
 JOBS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist worksteal
 
-.PHONY: help demo run check settings test test-all test-systemd chaos bench lint verify-unit install \
-	install-all upgrade rollback status uninstall lock clean
+.PHONY: help demo run check settings test test-all test-systemd chaos bench screenshots lint \
+	verify-unit install install-all upgrade rollback status uninstall lock clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is
@@ -47,6 +47,9 @@ chaos: $(VENV)/.test ## minutes of faults at random, checked against the truth; 
 
 bench: $(VENV)/.bench ## figures beside other ways: docs/benchmarks.md; QUICK=1: counts alone
 	@$(BIN)/python -m bench $(if $(QUICK),--quick)
+
+screenshots: $(VENV)/.demo $(VENV)/.browser ## the pictures of README.md, from a demo: up to 15 minutes
+	@$(BIN)/python -m demo.screenshots
 
 lint: $(VENV)/.test ## formatting, ruff and mypy alone
 	@$(BIN)/ruff format --check --quiet . || \
