@@ -25,7 +25,7 @@ from environment import (
     whole,
 )
 
-VERSION = "0.1.0"
+VERSION = "1.0.0"
 
 EXCHANGE_URL = "https://api.binance.us"
 _COINS = """BTC ETH SOL XRP ADA DOGE AVAX LINK DOT LTC BCH UNI ATOM XLM ALGO

@@ -17,6 +17,7 @@ import pytest
 
 from consumers.market_cache import ALIVE_KEY
 from demo.exchange import Exchange
+from settings import VERSION
 from tests.candles import put_candles, put_price, update, walk
 from tests.support import (
     ENVIRON,
@@ -109,7 +110,7 @@ def test_from_the_exchange_to_a_paper_trade(
     status = get(port, "/api/status")
     assert status["service"]["health"]["status"] == "ok"
     assert all(life["alive"] for life in status["consumers"].values())
-    assert list(exchange.totals["clients"]) == ["coinex-market-data/0.1.0"]
+    assert list(exchange.totals["clients"]) == [f"coinex-market-data/{VERSION}"]
     exchange_port = int(exchange.url.rsplit(":", 1)[1])
     for consumer in consumers:
         for connection in psutil.Process(consumer.process.pid).net_connections():
