@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from environment import SettingsError
-from settings import Settings
+from settings import VERSION, Settings
+from tests.support import ROOT
 
 
 class TestSettings:
@@ -97,3 +100,9 @@ class TestSettings:
     )
     def test_good_values(self, name: str, value: str) -> None:
         assert Settings.from_env({name: value})
+
+
+def test_documents_have_the_version() -> None:
+    releases = re.findall(r"^## \[([0-9.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert releases[0] == VERSION
+    assert f'"version": "{VERSION}"' in (ROOT / "README.md").read_text()
