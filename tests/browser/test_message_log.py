@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,12 +30,17 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def url(redis_server: RedisServer) -> Iterator[str]:
-    """Of a dashboard. Nothing else writes the log."""
+def serve(redis_server: RedisServer) -> Iterator[Callable[[], str]]:
+    """serve(): starts the dashboard, which logs, too; returns the address of the status page.
+    Nothing else writes the log."""
     connection = Connection(redis_server.url, DEFAULT_KEY, 10_000)
     server = Dashboard("127.0.0.1", 0, connection, "http://127.0.0.1:1/health")
-    server.start()
-    yield f"{server.url}/status"
+
+    def start() -> str:
+        server.start()
+        return f"{server.url}/status"
+
+    yield start
     server.stop()
 
 
@@ -81,13 +86,13 @@ def search(page: Page, text: str) -> None:
 
 
 def test_a_trade_of_two_hours_ago_is_found_under_a_full_log(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     client: Any = redis_server.client
     add_old(client, 2.01, "trade", "buy 0.5 BTCUSDT")
     fill(client, 11_000)
     assert "trade" not in {entry["type"] for entry in read_log(client, 20_000)}
-    page = open_page(url)
+    page = open_page(serve())
     chip = page.get_by_role("button", name="Trades")
     expect(chip).to_have_text(re.compile(r"^Trades 1, newest .*\d\d:\d\d:\d\d$"))
     expect(page.get_by_role("button", name="Errors")).to_have_text("Errors none")
@@ -102,12 +107,12 @@ def test_a_trade_of_two_hours_ago_is_found_under_a_full_log(
 
 
 def test_several_rare_types_are_one_list_which_grows(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     client = redis_server.client
     for hours, type_ in ((5, "trade"), (4, "error"), (3, "signal"), (2, "trade")):
         add_old(client, hours, type_, f"{type_} {hours} h ago")
-    page = open_page(url)
+    page = open_page(serve())
     choose_type(page, "trade", "error")
     old = ["trade 2 h ago", "error 4 h ago", "trade 5 h ago"]
     until(lambda: summaries(page) == old, SOON_S)
@@ -124,10 +129,10 @@ def test_several_rare_types_are_one_list_which_grows(
 
 
 def test_pages_back_to_the_oldest_entry(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     publish(redis_server.client, 1200)
-    page = open_page(url)
+    page = open_page(serve())
     search(page, "page TEST")
     all_ = [f"page test {number}" for number in range(1199, -1, -1)]
     until(lambda: summaries(page) == all_[:FETCHED], SOON_S)
@@ -147,7 +152,7 @@ def test_pages_back_to_the_oldest_entry(
 
 
 def test_the_writes_of_a_refresh_are_one_row_that_opens(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     logged = LoggedRedis(redis_server.client, "market-data")
     batch = logged.batch()
@@ -155,7 +160,7 @@ def test_the_writes_of_a_refresh_are_one_row_that_opens(
         batch.cache_write(f"c:ohlcv:C{number}USDT:5m", "1234", 60, f"coin {number}")
         batch.cache_write(f"c:price:C{number}USDT", "12", 60)
     logged.send(batch)
-    page = open_page(url)
+    page = open_page(serve())
     page.locator("#log-types [data-type=cache_write]").click()
     row = page.locator("#log-table tbody tr", has_text="c:ohlcv:*:5m")
     expect(row).to_have_count(1)
@@ -180,11 +185,11 @@ def test_the_writes_of_a_refresh_are_one_row_that_opens(
 
 
 def test_a_refresh_that_a_page_cut_in_two_is_one_row(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     fill(redis_server.client, 29)
     publish(redis_server.client, FETCHED - 10)
-    page = open_page(url)
+    page = open_page(serve())
     row = page.locator("#log-table tbody tr", has_text="c:ohlcv:*:5m")
     # What the dashboard logs itself takes some of the places.
     expect(row.get_by_role("button")).to_have_text(re.compile("^[1-9] entries|10 entries$"))
@@ -195,11 +200,11 @@ def test_a_refresh_that_a_page_cut_in_two_is_one_row(
 
 
 def test_what_was_logged_before_the_streams_of_rare_types(
-    open_page: Open, redis_server: RedisServer, url: str
+    open_page: Open, redis_server: RedisServer, serve: Callable[[], str]
 ) -> None:
     client: Any = redis_server.client
     client.xadd(DEFAULT_KEY, {"type": "trade", "summary": "of before"})
-    page = open_page(url)
+    page = open_page(serve())
     until(lambda: "of before" in summaries(page), SOON_S)
     page.get_by_role("button", name="Trades").click()
     expect(page.locator("#log-note")).to_have_text("No entries.")

@@ -90,10 +90,14 @@ export function formatDayTime(ms) {
   return `${formatDay(ms)} ${formatTime(ms)}`;
 }
 
-/** ms UTC -> "03:07:30 UTC"; with the day before it if that is another one than at `nowMs`. */
+/** ms UTC -> "03:07:30"; with the day before it if that is another one than at `nowMs`. */
+export function formatRecent(ms, nowMs) {
+  return formatDay(ms) === formatDay(nowMs) ? formatTime(ms) : formatDayTime(ms);
+}
+
+/** The same with the time zone: "03:07:30 UTC". */
 export function formatMoment(ms, nowMs) {
-  const day = formatDay(ms) === formatDay(nowMs) ? "" : `${formatDay(ms)} `;
-  return `${day}${formatTime(ms)} ${zoneName(ms)}`;
+  return `${formatRecent(ms, nowMs)} ${zoneName(ms)}`;
 }
 
 /** Text as a sentence: begins with a capital and ends with one full stop, whatever it had. */

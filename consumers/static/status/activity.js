@@ -2,7 +2,14 @@
 // and how many messages there were a minute. Is handed what events bring; reads the log itself.
 
 import { byId, html, paint, setText } from "../shared/dom.js";
-import { formatAge, formatMoment, formatNumber, parseTime, sentence } from "../shared/format.js";
+import {
+  formatAge,
+  formatMoment,
+  formatNumber,
+  formatRecent,
+  parseTime,
+  sentence,
+} from "../shared/format.js";
 import { ServerError, clock, fetchJson } from "../shared/server.js";
 import { minuteBars } from "../shared/drawings.js";
 import { LogRows, countEntries, isLater } from "./log-rows.js";
@@ -235,7 +242,7 @@ function showExtent(place, extent) {
   paint(place, extent ?? null, () => {
     if (!extent) return "";
     if (!extent.length) return "none";
-    return `${formatNumber(extent.length)}, newest ${formatMoment(parseTime(extent.newest), clock.now())}`;
+    return `${formatNumber(extent.length)}, newest ${formatRecent(parseTime(extent.newest), clock.now())}`;
   });
 }
 

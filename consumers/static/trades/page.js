@@ -2,7 +2,7 @@
 // the positions and hands them to their part of the page; each part draws itself.
 
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatTime, sentence, zoneName } from "../shared/format.js";
+import { formatTime, zoneName } from "../shared/format.js";
 import { notifySignals } from "../shared/notifications.js";
 import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
 import { setUpPage } from "../shared/settings.js";
@@ -35,7 +35,7 @@ function describeTime(timestamp) {
 function findProblem() {
   if (!feed.failure) {
     const error = feed.body?.error;
-    return error ? { text: "The book of the paper trader cannot be read.", detail: sentence(error) } : null;
+    return error ? { text: "The book of the paper trader cannot be read.", detail: error } : null;
   }
   const { text, detail } = describeFailure(feed.failure);
   if (!NO_REDIS.test(text)) return { text, detail };
