@@ -39,7 +39,7 @@ def _unfit(info: Mapping[str, Any]) -> Iterator[Finding]:
         yield "FAIL", "it is a node of a cluster", "use one without: a transaction has many keys"
     limit, policy = info.get("maxmemory", 0), str(info.get("maxmemory_policy", ""))
     if 0 < limit <= info.get("used_memory", 0) and policy == "noeviction":
-        yield "FAIL", "it is full", "raise maxmemory: the service needs about 8 MB"
+        yield "FAIL", "it is full", "raise maxmemory: the service needs about 12 MB"
     if limit and policy.startswith("allkeys-"):
         what = f"maxmemory-policy {policy} evicts keys that have no TTL, like the trader's book"
         yield "warn", what, "use volatile-ttl or noeviction"

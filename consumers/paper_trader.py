@@ -123,6 +123,7 @@ class PaperTrader:
         unsure = message is None or self._in_step_under != self._fence
         if unsure or lost or self._log_refused:
             self._load()
+            self._refused &= self._book.positions.keys()  # another trader may have sold others
             self._complete_log()
             self._catch_up()
         while self._waiting:
@@ -232,8 +233,8 @@ class PaperTrader:
             price = self._costs.sell_price(self._cache.price(symbol).price)
         except NoData as error:
             if symbol not in self._refused:
-                self._refused.add(symbol)
                 self._refuse(symbol, f"{error}: to be sold once there is a price")
+                self._refused.add(symbol)
             if self._book.positions[symbol] != position:
                 self._keep(self._book.changed(symbol, position))
             return

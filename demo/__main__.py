@@ -7,6 +7,7 @@ machine, and leaves nothing behind. Ctrl-C ends it.
 
 from __future__ import annotations
 
+import argparse
 import os
 import queue
 import shutil
@@ -127,6 +128,7 @@ def watch(exchange: Exchange, service: Program, signals: Signals) -> None:
 
 
 def main() -> int:
+    argparse.ArgumentParser("python -m demo", description=__doc__).parse_args()
     signals: Signals = queue.SimpleQueue()
     for number in END_SIGNALS:  # SIGINT may have been inherited as ignored
         signal.signal(number, lambda number, _: signals.put(number))

@@ -145,6 +145,20 @@ class TestRefusals:
         start(client)  # another process, after a restart
         assert book(client) == {"positions": {}, "profit": -20.0, "trades": 2}
 
+    def test_says_that_a_sale_waits_also_after_another_trader_made_the_last_one(
+        self, trader: PaperTrader, client: Any
+    ) -> None:
+        for _ in range(2):
+            client.delete(LEADER_KEY)
+            trader.turn(None)
+            put_price(client, "AUSDT", 50.0)
+            trader.turn(signal("ribbon_up"))
+            client.delete("market:price:AUSDT")
+            trader.turn(signal("ribbon_down"))
+            put_price(client, "AUSDT", 50.0)
+            start(client)
+        assert len(log_of(client, "error")) == 2
+
     def test_does_not_buy_on_an_old_signal_but_sells_on_one(
         self, trader: PaperTrader, client: Any
     ) -> None:
