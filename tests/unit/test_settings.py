@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from environment import SettingsError
-from settings import VERSION, Settings
-from tests.support import ROOT
+from settings import Settings
 
 
 class TestSettings:
@@ -100,9 +97,3 @@ class TestSettings:
     )
     def test_good_values(self, name: str, value: str) -> None:
         assert Settings.from_env({name: value})
-
-
-def test_documents_have_the_version() -> None:
-    releases = re.findall(r"^## \[([0-9.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert releases[0] == VERSION
-    assert f'"version": "{VERSION}"' in (ROOT / "README.md").read_text()
