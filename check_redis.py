@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import redis
+
+# A clock of Redis that is further off this machine's than this is a problem: keys expire by it.
+CLOCK_OFF_S = 5
 
 Finding = tuple[str, str, str]  # "FAIL" or "warn", what is wrong, and what to do
 
@@ -18,7 +23,7 @@ def look_at_redis(client: redis.Redis) -> tuple[str, list[Finding]]:
         info: Any = client.info()
     except redis.ResponseError:  # no permission, which nothing but this needs
         info = {}
-    return server_name(info), [*_unfit(info), *_refused(client)]
+    return server_name(info), [*_unfit(info), *_refused(client), *_off(client)]
 
 
 def server_name(info: Mapping[str, Any]) -> str:
@@ -43,6 +48,26 @@ def _unfit(info: Mapping[str, Any]) -> Iterator[Finding]:
     if limit and policy.startswith("allkeys-"):
         what = f"maxmemory-policy {policy} evicts keys that have no TTL, like the trader's book"
         yield "warn", what, "use volatile-ttl or noeviction"
+
+
+def clock_problem(redis_time: Any, asked_at: float, answered_at: float) -> str:
+    """How far the clock of Redis is off this machine's, by its answer to TIME, and what follows;
+    "" if it is right, or not known: who may not ask must do without."""
+    if isinstance(redis_time, Exception):
+        return ""
+    seconds = redis_time[0] + redis_time[1] / 1e6
+    if seconds < asked_at - CLOCK_OFF_S:
+        return f"it is {asked_at - seconds:.0f} s behind, so keys expire too late: use NTP"
+    if seconds > answered_at + CLOCK_OFF_S:
+        return f"it is {seconds - answered_at:.0f} s ahead, so keys expire too early: use NTP"
+    return ""
+
+
+def _off(client: redis.Redis) -> Iterator[Finding]:
+    asked_at = time.time()
+    with suppress(redis.ResponseError):  # no permission, which the service can do without
+        if off := clock_problem(client.time(), asked_at, time.time()):
+            yield "warn", "its clock", off
 
 
 def _refused(client: redis.Redis) -> Iterator[Finding]:

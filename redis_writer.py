@@ -17,6 +17,7 @@ from typing import Any
 import redis
 
 from candles import PRICE, Feed, boot_s, update_channel
+from check_redis import clock_problem
 from journal import Problems, event
 from lease import Lease
 from rate_limiter import RateLimiter
@@ -177,11 +178,14 @@ class RedisWriter:
             pipeline: Any = self._client.pipeline(transaction=False)
             pipeline.exists(*(feed.key for feed in expected), "market:none")
             pipeline.xlen(self._log_key)
-            present, length = pipeline.execute(raise_on_error=False)
+            pipeline.time()
+            asked_at = time.time()
+            present, length, redis_time = pipeline.execute(raise_on_error=False)
         except redis.RedisError as error:
             self._fail(error)
             return
         self.log_length = length if isinstance(length, int) else 0
+        self._problems.note("redis_clock", clock_problem(redis_time, asked_at, time.time()))
         self.note_hold()
         stepped = self._clock_has_stepped()
         vanished = self._have_vanished(present, len(expected))

@@ -46,7 +46,7 @@ def test_what_would_fail_later_is_said(
     assert finding[0] == level and what in finding[1] and finding[2]
 
 
-@pytest.mark.parametrize(("rule", "wrong"), [("-info", []), ("-eval", ["EVAL"])])
+@pytest.mark.parametrize(("rule", "wrong"), [("-info", []), ("-time", []), ("-eval", ["EVAL"])])
 def test_a_user_who_may_not(redis_server: RedisServer, rule: str, wrong: list[str]) -> None:
     rules = ("on", ">p", "~*", "&*", "+@all", rule)
     redis_server.client.execute_command("ACL", "SETUSER", "service", *rules)
@@ -65,6 +65,24 @@ def test_a_user_who_may_not(redis_server: RedisServer, rule: str, wrong: list[st
 def test_other_kinds_of_server(info: dict[str, object], what: str) -> None:
     [(level, said, todo)] = _unfit(info)
     assert level == "FAIL" and what in said and todo
+
+
+@pytest.mark.parametrize(
+    ("off_s", "said"),
+    [
+        (-90, "it is 90 s behind, so keys expire too late: use NTP"),
+        (90, "it is 90 s ahead, so keys expire too early: use NTP"),
+        (-3, ""),
+        (3, ""),
+    ],
+)
+def test_its_clock(redis_server: RedisServer, off_s: int, said: str) -> None:
+    def shifted(answer: list[str], **_: object) -> tuple[int, int]:
+        return int(answer[0]) + off_s, int(answer[1])
+
+    redis_server.client.set_response_callback("TIME", shifted)
+    _, findings = look_at_redis(redis_server.client)
+    assert [what for _, _, what in findings] == ([said] if said else [])
 
 
 def test_who_does_not_answer_is_an_error(redis_server: RedisServer) -> None:

@@ -367,6 +367,19 @@ class TestLease:
         service.maintain()
         assert len(redis_server.client.keys("market:ohlcv:*")) == 6
 
+    def test_a_clock_of_redis_that_is_off_is_a_problem(
+        self, make: Callable[[], MarketData], redis_server: RedisServer
+    ) -> None:
+        service, off_s = make(), [-90]
+        client = service.writer._client
+        client.set_response_callback("TIME", lambda r, **_: (int(r[0]) + off_s[0], int(r[1])))
+        service.claim()
+        service.maintain()
+        assert "90 s behind" in service.health()[1]["problems"]["redis_clock"]
+        off_s[0] = 0
+        service.maintain()
+        assert service.health()[1]["problems"] == {}
+
     def test_a_redis_that_hangs_is_no_sleep(
         self, make: Callable[[], MarketData], redis_server: RedisServer
     ) -> None:
