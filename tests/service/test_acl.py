@@ -204,11 +204,17 @@ def test_reader(redis_server: GuardedRedis, observer: Observer) -> None:
     assert client.get("market:price:AUSDT")
     assert next(cache.updates("5m")) is None
     heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    listener = threading.Thread(target=lambda: [heard.put(each) for each in cache.updates()])
+
+    def listen() -> None:
+        for each in cache.updates():
+            heard.put(each)
+
+    listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     until_pinged(redis_server, "coinex-reader")
     admin.publish("market:update:1h", update(["AUSDT"]))
-    assert heard.get() is None and heard.get(timeout=10 * PATIENCE).symbols == ["AUSDT"]
+    assert heard.get(timeout=10 * PATIENCE) is None
+    assert heard.get(timeout=10 * PATIENCE).symbols == ["AUSDT"]
     stopping.set()
     listener.join()
     assert cache.logged.log_error == "" and admin.hkeys("consumers:alive") == ["my-bot"]
