@@ -6,6 +6,7 @@ import json
 import math
 import os
 import queue
+import secrets
 import signal
 import socket
 import subprocess
@@ -77,10 +78,17 @@ def quiet_interval(low: int, high: int) -> int:
     return max(range(low, high + 1), key=lambda interval: -now % interval)
 
 
+# Below those that Linux gives to outgoing connections: one of these could take it meanwhile.
+PORTS = range(10_000, 32_000)
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port at which nothing listens, at random: tests that run side by side hardly meet."""
+    while True:
+        port = secrets.choice(PORTS)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 class RedisServer:

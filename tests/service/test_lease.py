@@ -510,7 +510,7 @@ def test_of_two_only_one_writes_and_no_key_expires_while_leaders_are_killed(
     record, writers = Record(), Writers()
     kinds = ("ohlcv:{}:5m", "ohlcv:{}:1h", "price:{}")
     keys = [f"market:{kind}".format(symbol) for symbol in SYMBOLS.split(",") for kind in kinds]
-    lookout, listener = Lookout(redis_server.url, keys), Listener(redis_server.url, writers)
+    lookout, listener = Lookout(redis_server.url, keys), Listener(redis_server.url, {0: writers})
     running: dict[str, Service] = {}  # by name
     tokens: dict[str, str] = {}  # by name: the unique part of its token
     led: list[str] = []

@@ -105,7 +105,7 @@ class TestEnvFile:
     def test_make_uses_that_of_the_service_if_there_is_one(
         self, tmp_path: Path, target: str
     ) -> None:
-        command = ["make", "-n", "-o", ".venv/.runtime", target]
+        command = ["make", "--no-print-directory", "-n", "-o", ".venv/.runtime", target]
 
         def said() -> str:
             environ = os.environ | {"HOME": str(tmp_path)}

@@ -787,13 +787,14 @@ class TestReadLog:
         source: str | None,
     ) -> None:
         """Even if others add entries with fields reordered, missing or repeated, or delete some."""
-        self.client.delete(DEFAULT_KEY)
+        stream = f"{DEFAULT_KEY}:{type_}" if type_ in RARE_TYPES else DEFAULT_KEY
+        self.client.delete(stream)
         pipeline: Any = self.client.pipeline()
         for number, fields in enumerate(added, 1):
             flat = [text for field in fields for text in field]
-            pipeline.execute_command("XADD", DEFAULT_KEY, f"{number}-0", *flat)
+            pipeline.execute_command("XADD", stream, f"{number}-0", *flat)
         for number in lost:
-            pipeline.xdel(DEFAULT_KEY, f"{number + 1}-0")
+            pipeline.xdel(stream, f"{number + 1}-0")
         pipeline.execute()
         plain = []
         for number, fields in reversed(list(enumerate(added))):
