@@ -145,6 +145,8 @@ class TestClosed:
         expect(cell(page, "positions-table", "BTCUSDT", "signal")).to_have_count(0)
         until(lambda: any(r["symbol"] == "BTCUSDT" for r in rows(page, "trades-table")), SOON_S)
         shown = next(r for r in rows(page, "trades-table") if r["symbol"] == "BTCUSDT")
+        link = page.locator("#trades-table").get_by_role("link", name="BTCUSDT").first
+        expect(link).to_have_attribute("href", f"/?coin=BTCUSDT&tf={shown['timeframe']}")
         assert (shown["signal"], shown["exit_signal"]) == ("ribbon_up", "stoch_rsi_down")
         assert shown["fees"] == "0.20" and to_number(shown["profit"]) < 0  # costs, and no move
         assert trader.stop() == 0

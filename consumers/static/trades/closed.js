@@ -7,10 +7,15 @@ import { ServerError, fetchJson } from "../shared/server.js";
 import { goToPage, onFilter, showFilters, wanted } from "./filters.js";
 import { showResults } from "./results.js";
 import { Rows } from "./rows.js";
-import { drawCoin, drawProfit, drawSignal, quotesOf } from "./words.js";
+import { drawChartLink, drawProfit, drawSignal, quotesOf } from "./words.js";
 
 const rows = new Rows(byId("trades-table"), [
-  { id: "symbol", label: "Coin", content: (trade) => trade.symbol, draw: drawCoin },
+  {
+    id: "symbol",
+    label: "Coin",
+    content: ({ symbol, timeframe }) => [symbol, timeframe],
+    draw: drawChartLink,
+  },
   { id: "closed", label: "Closed", isTime: true, content: ({ closed }) => formatDayTime(closed) },
   { id: "timeframe", label: "Timeframe", content: (trade) => trade.timeframe },
   { id: "signal", label: "Bought on", content: (trade) => trade.signal, draw: drawSignal },

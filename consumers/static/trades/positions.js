@@ -5,12 +5,17 @@ import { byId, html, setText } from "../shared/dom.js";
 import { formatAge, formatCompact, formatMoment, formatPrice, formatSigned } from "../shared/format.js";
 import { clock } from "../shared/server.js";
 import { Rows } from "./rows.js";
-import { drawCoin, drawProfit, drawSignal } from "./words.js";
+import { drawChartLink, drawProfit, drawSignal } from "./words.js";
 
 const noPrice = ({ reason }) => reason ?? "no fresh price in Redis";
 
 const rows = new Rows(byId("positions-table"), [
-  { id: "symbol", label: "Coin", content: (position) => position.symbol, draw: drawCoin },
+  {
+    id: "symbol",
+    label: "Coin",
+    content: ({ symbol, timeframe }) => [symbol, timeframe],
+    draw: drawChartLink,
+  },
   { id: "timeframe", label: "Timeframe", content: (position) => position.timeframe },
   {
     id: "signal",

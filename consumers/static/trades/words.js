@@ -8,6 +8,12 @@ export function drawCoin(symbol) {
   return [html("b", {}, base), html("small", {}, quote)];
 }
 
+/** A coin that leads to its chart. */
+export function drawChartLink([symbol, timeframe]) {
+  const query = new URLSearchParams({ coin: symbol, tf: timeframe });
+  return html("a", { href: `/?${query}`, title: "Chart" }, ...drawCoin(symbol));
+}
+
 /** A signal, which may be broken after each of its words. */
 export function drawSignal(signal) {
   return signal.split(/(?<=_)/).flatMap((word) => [word, html("wbr")]);
