@@ -112,7 +112,8 @@ def _check_redis(settings: Settings, findings: Findings) -> str:
     try:
         name, wrong = look_at_redis(client)
     except redis.RedisError as error:
-        findings.say("redis", redact(settings.redis_url), short(error))
+        what = f"{redact(settings.redis_url)}: {short(error)}"
+        findings.say("redis", what, "start it, or correct REDIS_URL")
         return ""
     for level, what, todo in wrong:
         findings.say("redis", what, todo, level)

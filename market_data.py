@@ -459,7 +459,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    exit_code = main()
+    try:
+        exit_code = main()
+    except BrokenPipeError:  # the reader, say head, has closed the pipe
+        exit_code = 0
     logging.shutdown()
     with suppress(OSError, AttributeError):  # None where stdout is closed
         sys.stdout.flush()

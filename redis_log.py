@@ -597,7 +597,9 @@ def main() -> int:
         _print(found, arguments)
         if len(found) < arguments.limit:
             oldest = log_extent(client, arguments.type, key=key).oldest
-            print(f"redis_log: the log reaches back to {oldest or 'no entry'}", file=sys.stderr)
+            reach = f"the log reaches back to {oldest}" if oldest else "the log is empty"
+            none = "" if found or not oldest else "no entry matches; "
+            print(f"redis_log: {none}{reach}", file=sys.stderr)
         if arguments.follow:
             _follow(client, key, found, arguments)
     except (redis.RedisError, ValueError) as error:

@@ -121,6 +121,7 @@ class Api:
         return {
             "timestamp": now,
             **read_positions(self._client, prices),
+            "trouble": self._watch.trouble(),
             "trader_alive": bool(life) and abs(now - life["timestamp"]) < live.DEAD_AFTER_S * 1000,
         }
 

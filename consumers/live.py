@@ -178,9 +178,13 @@ class Board:
 
     def _note_update(self, update: Update) -> None:
         self._see(update.timeframe, update.symbols + update.failed)
-        counts = {"symbols": len(update.symbols), "failed": len(update.failed)}
+        failed = len(update.failed)
         with self._lock:
-            self._updates[update.timeframe] = {"timestamp": update.timestamp, **counts}
+            if update.symbols:
+                counts = {"symbols": len(update.symbols), "failed": failed}
+                self._updates[update.timeframe] = {"timestamp": update.timestamp, **counts}
+            elif known := self._updates.get(update.timeframe):
+                self._updates[update.timeframe] = known | {"failed": failed}
 
     def _read_prices(self) -> None:
         self._read(price_key(symbol) for symbol in self.symbols())
@@ -211,8 +215,8 @@ class Board:
             return sorted(self._timeframes, key=timeframe_ms)
 
     def updates(self) -> dict[str, dict[str, int]]:
-        """The last refresh heard of each timeframe: when it was published (ms UTC), and how many
-        symbols were updated and failed."""
+        """The last refresh heard of each timeframe that brought something: when it was published
+        (ms UTC), how many symbols it updated, and how many failed in the last one."""
         with self._lock:
             return dict(self._updates)
 

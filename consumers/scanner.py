@@ -72,19 +72,23 @@ class Scanner:
         self._symbols: set[str] = set()  # all ever seen, so that a missing one is reported
 
     def turn(self, update: Update | None) -> tuple[dict[str, Row], dict[str, str]]:
-        """Read, score, write and publish. Returns the row of each symbol, or else the reason."""
+        """Read, score, write and publish. Returns the row of each symbol, or else the reason.
+
+        Scores are only written of symbols that were updated, or nothing that is old would look new.
+        """
         seen = update.symbols + update.failed if update else self._cache.series().get(TIMEFRAME)
         self._symbols.update(seen or [])
         found, missing = self._cache.all_candles(sorted(self._symbols), TIMEFRAME)
         made_ms = now_ms()
         rows = {symbol: scan(candles) for symbol, candles in found.items()}
         batch = self._cache.logged.batch()
-        for symbol, row in rows.items():
+        updated = rows.keys() if update is None else rows.keys() & update.symbols
+        for symbol, row in ((each, rows[each]) for each in sorted(updated)):
             payload = json.dumps({"timestamp": made_ms, **row}, allow_nan=False)
             left_s = found[symbol].expires_at - time.time()
             if left_s > 0:
                 batch.cache_write(score_key(symbol), payload, left_s, f"score {row['score']}")
-        summary = f"{len(rows)} scored, {len(missing)} missing"
+        summary = f"{len(updated)} scored, {len(missing)} missing"
         batch.publish(
             UPDATE_CHANNEL, json.dumps({"timestamp": made_ms, "db": self._cache.logged.db}), summary
         )

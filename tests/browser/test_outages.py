@@ -97,7 +97,7 @@ class TestRedis:
         for page in (scanner, status):
             says(page, "#banner strong", "Redis does not answer.")
             expect(page.locator("#banner")).to_be_visible()
-        says(scanner, "#banner", "The last refresh was ")
+        says(scanner, "#banner", "The last good refresh was ")
         assert is_dimmed(scanner, "#scanner-table")
         says(status, "#redis .badge", "■ does not answer")
         says(status, "#consumers li[data-consumer='scanner'] .badge", "○ not known")
@@ -211,7 +211,7 @@ class TestService:
 
         says(scanner, "#banner strong", "No fresh prices.", PRICE_TTL_S + 10)
         says(scanner, "#banner", "The service does not answer.")
-        says(scanner, "#banner", "The last refresh was ")
+        says(scanner, "#banner", "The last good refresh was ")
         assert len(prices(scanner)) == len(COINS) + 1 and not any(prices(scanner).values())
         assert reason(scanner, "BTCUSDT", "price") == "no fresh price in Redis"
         says(scanner, "#data-age", "No fresh prices")

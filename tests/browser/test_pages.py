@@ -361,7 +361,8 @@ class TestCards:
         expect(line("dashboard")).to_contain_text(f"pid {system.dashboard.process.pid}")
         expect(line("trader-bot").locator(".badge")).to_have_text("○ never seen")
         expect(line("trader-bot").locator(".start")).to_have_text(
-            "python -m consumers.paper_trader"
+            "installed: systemctl --user restart coinex-consumer@paper_trader; "
+            "by hand: .venv/bin/python -m consumers.paper_trader"
         )
         trader = system.start_consumer("paper_trader")
         expect(line("trader-bot").locator(".badge")).to_have_text("● alive")

@@ -83,7 +83,7 @@ class TestCommand:
         assert done.stderr == f"{reaches}1970-01-01T00:00:01.000Z\n"
         assert self.run("--limit", "1", url=redis_server.url).stderr == ""
         done = self.run("--type", "trade", url=redis_server.url)
-        assert (done.stdout, done.stderr) == ("", f"{reaches}no entry\n")
+        assert (done.stdout, done.stderr) == ("", "redis_log: the log is empty\n")
 
     def test_follow_several_rare_types(self, redis_server: RedisServer, tmp_path: Path) -> None:
         client: Any = redis_server.client

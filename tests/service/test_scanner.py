@@ -52,6 +52,20 @@ class TestScanner:
         assert list(rows) == ["AUSDT"] and sorted(missing) == ["BUSDT", "CUSDT"]
         assert not client.exists(score_key("BUSDT"))
 
+    def test_a_score_is_as_old_as_the_update_of_its_candles(
+        self, redis_server: RedisServer
+    ) -> None:
+        client: Any = redis_server.client
+        for symbol in ("AUSDT", "BUSDT"):
+            put_candles(client, symbol, "1h", walk(100))
+        running = Scanner(MarketCache(client, "dashboard"))
+        running.turn(None)
+        client.set(score_key("AUSDT"), "as it was", keepttl=True)
+        for updated in (["BUSDT"], []):
+            rows, _ = running.turn(Update("1h", updated, ["AUSDT"], 1, 1))
+            assert sorted(rows) == ["AUSDT", "BUSDT"]
+            assert client.get(score_key("AUSDT")) == "as it was"
+
 
 class TestCommand:
     @staticmethod

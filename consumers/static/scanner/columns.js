@@ -20,6 +20,7 @@ import {
 } from "../shared/format.js";
 import { bandsMeter, scoreBar, sparkline } from "../shared/drawings.js";
 
+const SCORED = "1h candles, the forming one included";
 const RSI_LOW = 30;
 const RSI_HIGH = 70;
 
@@ -66,6 +67,7 @@ export const VALUE_COLUMNS = [
   {
     id: "rsi",
     label: "RSI",
+    hint: `RSI of the ${SCORED}`,
     value: (coin) => coin.rsi,
     draw: drawRsi,
   },
@@ -76,6 +78,7 @@ export const VALUE_COLUMNS = [
     value: (coin) => coin.vwapDistance,
     content: (coin) => together(coin.vwapDistance, coin.vwap),
     name: "Distance to VWAP",
+    hint: `Distance to the VWAP of the ${SCORED}`,
     draw: ([distance, vwap]) =>
       html("span", { title: `VWAP ${formatPrice(vwap)}` }, formatSigned(distance, 2)),
     fields: (coin) => ({ vwap_distance_pct: coin.vwapDistance }),
@@ -85,6 +88,7 @@ export const VALUE_COLUMNS = [
     id: "bands",
     label: "Bands",
     name: "Place in the bands",
+    hint: `Place between the Bollinger Bands of the ${SCORED}: 0 lower, 1 upper`,
     from: 900,
     value: (coin) => coin.bandsPlace,
     draw: (place) => [bandsMeter(place), html("span", { class: "beside" }, formatNumber(place, 2))],
@@ -95,6 +99,7 @@ export const VALUE_COLUMNS = [
   {
     id: "score",
     label: "Score",
+    hint: `From 100, oversold, to −100, overbought, by RSI, VWAP and bands of the ${SCORED}; no advice`,
     value: (coin) => coin.score,
     draw: drawScore,
     fields: (coin) => ({ score: coin.score, score_time: isoTime(coin.scoredAt) }),
@@ -119,6 +124,7 @@ export function taColumns(timeframe) {
       id: `ta-${timeframe}`,
       label: timeframe,
       name: `Analysis of ${timeframe}`,
+      hint: `EMA ribbon, squeeze and Stoch RSI K of ${timeframe}, after the last closed candle`,
       isAnalysis: true,
       value: (coin) => taRank(ta(coin)),
       content: ta,

@@ -49,7 +49,7 @@ export function findProblem(feed, { redis, trouble, updates, coins }) {
   }
   if (!timesOf(coins, "scoredAt").length) {
     // Scores are of the 1h candles: without these the scanner has nothing to compute.
-    const start = "Is the scanner running? It starts with: python -m consumers.scanner";
+    const start = "Is the scanner running? The dashboard runs it, or: python -m consumers.scanner";
     return { text: "No fresh scores.", detail: trouble ? describeReason(trouble) : start };
   }
   return null;
@@ -74,6 +74,6 @@ function describeLoss({ failure, body }) {
 
 function describeLastRefresh(updates) {
   const times = Object.values(updates).map((update) => update.timestamp);
-  if (!times.length) return "No refresh was heard of yet.";
-  return `The last refresh was ${formatAge(clock.now() - Math.max(...times))} ago.`;
+  if (!times.length) return "No good refresh was heard of yet.";
+  return `The last good refresh was ${formatAge(clock.now() - Math.max(...times))} ago.`;
 }

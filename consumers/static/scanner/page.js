@@ -102,6 +102,11 @@ setUpPage({
   redraw: showAnswer,
   settings: [columnSetting()],
   search: byId("filter"),
+  keys: {
+    "← →": "in a chart: the candle before, the next one; Page Up and Page Down: ten",
+    "Home End": "in a chart: the first candle, the last one",
+    "+ −": "in a chart: zoom",
+  },
 });
 feed.start();
 everySecond(tick);

@@ -125,8 +125,8 @@ function showColumns(newColumns) {
   showSortMarks();
 }
 
-function drawHeader({ id, label, unit, name }) {
-  const button = html("button", { type: "button", title: name }, label);
+function drawHeader({ id, label, unit, name, hint }) {
+  const button = html("button", { type: "button", title: hint ?? name }, label);
   if (unit) button.append(" ", html("small", {}, unit));
   button.addEventListener("click", () => sortBy(id));
   return html("th", { scope: "col", "data-column": id }, button);

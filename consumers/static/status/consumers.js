@@ -5,7 +5,7 @@ import { formatAge } from "../shared/format.js";
 import { clock } from "../shared/server.js";
 
 const MODULES = {
-  scanner: "consumers.scanner",
+  scanner: "consumers.dashboard", // which runs the scanner
   "ta-service": "consumers.ta_service",
   "trader-bot": "consumers.paper_trader",
   dashboard: "consumers.dashboard",
@@ -28,7 +28,14 @@ export function showConsumers(consumers, isRedisUp) {
 }
 
 function drawConsumer(consumer) {
-  const start = html("code", { class: "start", hidden: true }, `python -m ${MODULES[consumer]}`);
+  const module = MODULES[consumer];
+  const unit = `coinex-consumer@${module?.split(".")[1]}`;
+  const start = html(
+    "span",
+    { class: "start", hidden: true },
+    ...["installed: ", html("code", {}, `systemctl --user restart ${unit}`)],
+    ...["; by hand: ", html("code", {}, `.venv/bin/python -m ${module}`)],
+  );
   return html(
     "li",
     { "data-consumer": consumer },

@@ -4,7 +4,13 @@
 import { byId, setText, showBanner } from "../shared/dom.js";
 import { formatTime, zoneName } from "../shared/format.js";
 import { notifySignals } from "../shared/notifications.js";
-import { Feed, describeFailure, everySecond, listen } from "../shared/server.js";
+import {
+  Feed,
+  describeFailure,
+  describeTrouble,
+  everySecond,
+  listen,
+} from "../shared/server.js";
 import { setUpPage } from "../shared/settings.js";
 import { redrawTrades, refreshTrades } from "./closed.js";
 import { showPositions } from "./positions.js";
@@ -34,8 +40,9 @@ function describeTime(timestamp) {
 
 function findProblem() {
   if (!feed.failure) {
-    const error = feed.body?.error;
-    return error ? { text: "The book of the paper trader cannot be read.", detail: error } : null;
+    const { error, trouble } = feed.body ?? {};
+    if (error) return { text: "The book of the paper trader cannot be read.", detail: error };
+    return trouble ? describeTrouble(trouble) : null;
   }
   const { text, detail } = describeFailure(feed.failure);
   if (!NO_REDIS.test(text)) return { text, detail };
@@ -58,6 +65,7 @@ listen(
       notifySignals(entries);
     },
     redis: () => feed.askSoon(),
+    state: () => feed.askSoon(),
   },
   () => feed.askSoon(),
 );
