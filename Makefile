@@ -35,7 +35,7 @@ test: lint ## formatting, ruff, mypy and all tests but the slow ones: 3 minutes
 
 test-all: lint $(VENV)/.clients $(VENV)/.browser ## all but test-systemd: slow tests, real clients, the pages in Chromium, chaos, counts
 	HYPOTHESIS_PROFILE=deep $(PYTEST) tests/unit tests/service tests/demo tests/chaos tests/clients
-	$(PYTEST) --numprocesses 2 tests/browser
+	$(PYTEST) --numprocesses 3 tests/browser
 	$(BIN)/python -m tests.chaos --seconds 90 --seed 1
 	$(BIN)/python -m bench --quick
 

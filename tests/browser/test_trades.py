@@ -367,7 +367,7 @@ class TestLooks:
 
     def test_tab_reaches_all_and_shows_where_it_is(self, full: None, trades: OpenTrades) -> None:
         page = trades()
-        page.get_by_role("link", name="COIN1USDT").wait_for()
+        page.locator("#by-symbol").get_by_role("link", name="COIN1USDT").wait_for()
         page.evaluate("document.querySelectorAll('button:disabled').forEach(b => b.tabIndex = -1)")
         missed, unseen = tab_stops(page)
         assert [each for each in missed if "disabled" not in each] == [] and not unseen

@@ -4,6 +4,8 @@
 import { EventStream } from "./event-stream.js";
 
 const WORKER = "/static/shared/events-worker.js";
+const TICK_MS = 1_000;
+const SILENT_TICKS = 10; // of a worker that is taken for dead
 const SILENT_AFTER_MS = 8_000; // more than the connection takes to notice that it is lost
 
 let heardAt = -Infinity;
@@ -44,15 +46,39 @@ export function listen(handlers, onOpen) {
   follow();
 }
 
-/** A line through the shared worker; `onFailure` is called if the browser cannot run it. */
+/**
+ * A line through the shared worker. `onFailure` is called once if the browser cannot run it. Not each
+ * tab is told of that, but a worker that runs says something every few seconds, if only "lost".
+ */
 function shareLine(names, receive, onFailure) {
   const worker = new SharedWorker(WORKER, { type: "module" });
-  worker.onerror = onFailure;
-  worker.port.onmessage = ({ data: [name, data] }) => receive(name, data);
-  return {
-    join: () => worker.port.postMessage(names),
-    leave: () => worker.port.postMessage(null),
+  let timer = 0;
+  let ticks = 0; // since the worker said something; counted, for a laptop may have slept
+
+  const leave = () => {
+    worker.port.postMessage(null);
+    clearInterval(timer);
+    timer = 0;
   };
+  const fail = () => {
+    if (!timer) return;
+    leave();
+    onFailure();
+  };
+  worker.onerror = fail;
+  worker.port.onmessage = ({ data: [name, data] }) => {
+    ticks = 0;
+    if (timer) receive(name, data);
+  };
+  const join = () => {
+    ticks = 0;
+    worker.port.postMessage(names);
+    timer ||= setInterval(() => {
+      ticks += 1;
+      if (ticks > SILENT_TICKS) fail();
+    }, TICK_MS);
+  };
+  return { join, leave };
 }
 
 function makeOwnLine(names, receive) {
