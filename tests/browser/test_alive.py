@@ -39,6 +39,8 @@ def server(redis_server: RedisServer) -> Iterator[Dashboard]:
     server = Dashboard("127.0.0.1", 0, Connection(redis_server.url, DEFAULT_KEY, 10_000), nowhere)
     server.start()
     until(lambda: redis_server.client.hget(ALIVE_KEY, "dashboard"), SOON_S, what="it listens")
+    # Pages are told that there is no service; they must know it before they are watched.
+    until(lambda: server.api.answer("/api/scanner", "")["trouble"], SOON_S)
     yield server
     server.stop()
 
@@ -142,6 +144,7 @@ class TestRequests:
         status = open_page(f"{line.url}/status", with_clock=True, beside=scanner)
         shown = open_page(f"{line.url}/status", beside=scanner)  # keeps the stream open
         expect(cell(scanner, "AUSDT", "price")).to_have_text("50.000")
+        until(lambda: line.heartbeats, SOON_S)  # the worker runs, and its clock is not moved
         asked: list[str] = []
         for page in (scanner, status):
             page.on("request", lambda request: asked.append(request.url))

@@ -163,7 +163,7 @@ def test_the_writes_of_a_refresh_are_one_row_that_opens(
     page = open_page(serve())
     page.locator("#log-types [data-type=cache_write]").click()
     row = page.locator("#log-table tbody tr", has_text="c:ohlcv:*:5m")
-    expect(row).to_have_count(1)
+    until(lambda: len(log_rows(page)) == 2, SOON_S)
     rows = log_rows(page)
     assert [(each["channel"], each["summary"]) for each in rows] == [
         ("c:price:*", "29 entries"),

@@ -4,8 +4,7 @@
 import { EventStream } from "./event-stream.js";
 
 const WORKER = "/static/shared/events-worker.js";
-const TICK_MS = 1_000;
-const SILENT_TICKS = 10; // of a worker that is taken for dead
+const ANSWER_WITHIN_MS = 10_000; // of a worker: longer than it waits for a server that is silent
 const SILENT_AFTER_MS = 8_000; // more than the connection takes to notice that it is lost
 
 let heardAt = -Infinity;
@@ -47,36 +46,30 @@ export function listen(handlers, onOpen) {
 }
 
 /**
- * A line through the shared worker. `onFailure` is called once if the browser cannot run it. Not each
- * tab is told of that, but a worker that runs says something every few seconds, if only "lost".
+ * A line through the shared worker. `onFailure` is called once if the browser cannot run it: not each
+ * tab is told of that, but a worker that runs soon says something, if only "lost".
  */
 function shareLine(names, receive, onFailure) {
   const worker = new SharedWorker(WORKER, { type: "module" });
+  let hasAnswered = false;
+  let hasFailed = false;
   let timer = 0;
-  let ticks = 0; // since the worker said something; counted, for a laptop may have slept
-
-  const leave = () => {
-    worker.port.postMessage(null);
-    clearInterval(timer);
-    timer = 0;
+  const join = () => {
+    worker.port.postMessage(names);
+    if (!hasAnswered) timer ||= setTimeout(fail, ANSWER_WITHIN_MS);
   };
+  const leave = () => worker.port.postMessage(null);
   const fail = () => {
-    if (!timer) return;
-    leave();
+    if (hasAnswered || hasFailed) return;
+    hasFailed = true;
+    worker.port.close();
     onFailure();
   };
   worker.onerror = fail;
   worker.port.onmessage = ({ data: [name, data] }) => {
-    ticks = 0;
-    if (timer) receive(name, data);
-  };
-  const join = () => {
-    ticks = 0;
-    worker.port.postMessage(names);
-    timer ||= setInterval(() => {
-      ticks += 1;
-      if (ticks > SILENT_TICKS) fail();
-    }, TICK_MS);
+    hasAnswered = true;
+    clearTimeout(timer);
+    receive(name, data);
   };
   return { join, leave };
 }
