@@ -182,7 +182,7 @@ def test_scanner_and_message_log_on_a_terminal(redis_server: GuardedRedis, tmp_p
     ]
     logged = LoggedRedis(client, "test")
     for log in logs:
-        until(lambda: log.lines("the log reaches back to"), 10)  # noqa: B023
+        until(lambda: log.lines("redis_log: the log "), 10)  # noqa: B023
     logged.error("market:price:AUSDT", "something to tell")
     for log in logs:
         until(lambda: log.lines("something to tell"), 10)  # noqa: B023
