@@ -142,8 +142,9 @@ def release_before(release: Path) -> Path | None:
 
 def remove_old_releases(release: Path) -> None:
     """Keep `release` and the one before it."""
+    kept = (release, release_before(release))
     for other in RELEASES.iterdir():
-        if other not in (release, release_before(release)):
+        if other not in kept:
             shutil.rmtree(other)
 
 

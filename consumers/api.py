@@ -68,9 +68,8 @@ class Api:
     def _status(self, parameters: Parameters) -> Answer:
         _accept(parameters)
         now, state = now_ms(), self._watch.state
-        dead_after_ms = live.DEAD_AFTER_S * 1000
         consumers = {
-            name: life and life | {"alive": abs(now - life["timestamp"]) < dead_after_ms}
+            name: life and life | {"alive": _is_alive(life, now)}
             for name, life in state["consumers"].items()
         }
         return {
@@ -85,28 +84,22 @@ class Api:
     def _chart(self, parameters: Parameters) -> Answer:
         _accept(parameters, "symbol", "timeframe")
         symbol, timeframe = parameters.get("symbol", ""), parameters.get("timeframe", "")
-        if not SYMBOL.fullmatch(symbol):
-            raise BadRequest(f"symbol={symbol!r}: must be one of the exchange's, like BTCUSDT")
-        try:
-            timeframe_ms(timeframe)
-        except ValueError as error:
-            raise BadRequest(f"timeframe={timeframe!r}: {error}") from None
+        _check_symbol(symbol)
+        _check_timeframe(timeframe)
         return chart(self._cache, symbol, timeframe, self._log_key)
 
     def _message_log(self, parameters: Parameters) -> Answer:
         """?limit=100&type=&source=&before=&since=&until=&q=, as `read_log` takes them."""
         filters: dict[str, Any] = parameters.copy()
         _accept(filters, "limit", "type", "source", "before", "since", "until", "q")
-        limit = filters.pop("limit", "100")
-        if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= 1000:
-            raise BadRequest(f"limit={limit!r}: must be a whole number from 1 to 1000")
+        limit = _limit(filters.pop("limit", "100"))
         types = filters.pop("type").split(SEPARATOR) if "type" in filters else None
         if unknown := set(types or ()) - set(TYPES):
             raise BadRequest(f"type={min(unknown)!r}: must be one of {' '.join(TYPES)}")
         try:
             if "source" in filters:
                 check_source(filters["source"])
-            entries = read_log(self._client, int(limit), types, key=self._log_key, **filters)
+            entries = read_log(self._client, limit, types, key=self._log_key, **filters)
         except ValueError as error:
             raise BadRequest(str(error)) from None
         length, oldest, _ = log_extent(self._client, types, key=self._log_key)
@@ -116,37 +109,55 @@ class Api:
         _accept(parameters)
         rows = self._board.rows()
         prices = {row["symbol"]: row["price"]["price"] for row in rows if row["price"]}
-        life = self._watch.state["consumers"].get("trader-bot")
         now = now_ms()
         return {
             "timestamp": now,
             **read_positions(self._client, prices),
             "trouble": self._watch.trouble(),
-            "trader_alive": bool(life) and abs(now - life["timestamp"]) < live.DEAD_AFTER_S * 1000,
+            "trader_alive": _is_alive(self._watch.state["consumers"].get("trader-bot"), now),
         }
 
     def _trades(self, parameters: Parameters) -> Answer:
         _accept(parameters, *Filter._fields, "limit", "before")
-        limit, before = parameters.get("limit", "50"), parameters.get("before", "")
-        if not re.fullmatch(r"[0-9]{1,4}", limit) or not 1 <= int(limit) <= 1000:
-            raise BadRequest(f"limit={limit!r}: must be a whole number from 1 to 1000")
+        limit, before = _limit(parameters.get("limit", "50")), parameters.get("before", "")
         if before and not re.fullmatch(r"[0-9]{1,20}-[0-9]{1,20}", before):
             raise BadRequest(f"before={before!r}: must be the id of a trade")
-        return self._trades_log.answer(_trade_filter(parameters), int(limit), before)
+        return self._trades_log.answer(_trade_filter(parameters), limit, before)
 
 
 def _trade_filter(parameters: Parameters) -> Filter:
     """Which closed trades are asked for; an empty parameter is like none."""
     wanted = Filter(**{name: parameters.get(name, "") for name in Filter._fields})
-    if wanted.symbol and not SYMBOL.fullmatch(wanted.symbol):
-        raise BadRequest(f"symbol={wanted.symbol!r}: must be one of the exchange's, like BTCUSDT")
+    if wanted.symbol:
+        _check_symbol(wanted.symbol)
     if wanted.signal not in ("", *SIGNALS):
         raise BadRequest(f"signal={wanted.signal!r}: must be one of {' '.join(SIGNALS)}")
-    try:
-        timeframe_ms(wanted.timeframe or "5m")
-    except ValueError as error:
-        raise BadRequest(f"timeframe={wanted.timeframe!r}: {error}") from None
+    if wanted.timeframe:
+        _check_timeframe(wanted.timeframe)
     return wanted
+
+
+def _check_symbol(symbol: str) -> None:
+    if not SYMBOL.fullmatch(symbol):
+        raise BadRequest(f"symbol={symbol!r}: must be one of the exchange's, like BTCUSDT")
+
+
+def _check_timeframe(timeframe: str) -> None:
+    try:
+        timeframe_ms(timeframe)
+    except ValueError as error:
+        raise BadRequest(f"timeframe={timeframe!r}: {error}") from None
+
+
+def _limit(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 1000:
+        raise BadRequest(f"limit={text!r}: must be a whole number from 1 to 1000")
+    return int(text)
+
+
+def _is_alive(life: dict[str, Any] | None, now: int) -> bool:
+    """Whether a consumer gave this sign of life a short time before `now` (ms UTC)."""
+    return life is not None and abs(now - life["timestamp"]) < live.DEAD_AFTER_S * 1000
 
 
 def _parameters(query: str) -> Parameters:

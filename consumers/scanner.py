@@ -83,7 +83,8 @@ class Scanner:
         rows = {symbol: scan(candles) for symbol, candles in found.items()}
         batch = self._cache.logged.batch()
         updated = rows.keys() if update is None else rows.keys() & update.symbols
-        for symbol, row in ((each, rows[each]) for each in sorted(updated)):
+        for symbol in sorted(updated):
+            row = rows[symbol]
             payload = json.dumps({"timestamp": made_ms, **row}, allow_nan=False)
             left_s = found[symbol].expires_at - time.time()
             if left_s > 0:

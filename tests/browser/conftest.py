@@ -26,6 +26,7 @@ COINS = market.symbols(29)
 YOUNG = "X030USDT"  # a coin that was listed some hours ago
 YOUNG_HOURS = 10
 TIMEFRAMES = {"5m": 3, "1h": 8, "4h": 12}  # seconds from refresh to refresh
+LISTENS_S = 15  # until the dashboard does
 WHOLE_S = 30  # until the service has read everything and the consumers have processed it
 
 CHROMIUM_ARGUMENTS = (
@@ -227,6 +228,18 @@ class Tabs:
     def close(self) -> None:
         for context in self._contexts:
             context.close()
+
+
+@pytest.fixture
+def servers_are_back(system: System) -> Iterator[None]:
+    """Restart Redis and the dashboard for the next test, however this one ends."""
+    yield
+    if system.redis.process.poll() is not None:
+        system.redis.start()
+        until(system.is_whole, WHOLE_S, 0.2)
+    if system.dashboard.process.poll() is not None:
+        system.dashboard = system.start_dashboard()
+        until(system.is_listening, LISTENS_S)
 
 
 @pytest.fixture

@@ -20,16 +20,7 @@ NOTICED_S = 15  # both pages notice within a poll and the time-out of a request
 PRICE_TTL_S = 60
 
 
-@pytest.fixture(autouse=True)
-def servers_are_back(system: System) -> Iterator[None]:
-    """Restart Redis and the dashboard for the next test, however this one ends."""
-    yield
-    if system.redis.process.poll() is not None:
-        system.redis.start()
-        until(system.is_whole, WHOLE_S, 0.2)
-    if system.dashboard.process.poll() is not None:
-        system.dashboard = system.start_dashboard()
-        until(system.is_listening, NOTICED_S)
+pytestmark = pytest.mark.usefixtures("servers_are_back")
 
 
 @pytest.fixture

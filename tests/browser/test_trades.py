@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from playwright.sync_api import Locator, Page, expect
 from consumers.book import POSITIONS_KEY, TRADES_LOG_KEY, Book, ClosedTrade, Position
 from consumers.market_cache import ALIVE_KEY, now_ms, price_key
 from consumers.ta_service import SIGNALS_CHANNEL, Signal
-from tests.browser.conftest import PHONE, WHOLE_S, WIDE, Open, System
+from tests.browser.conftest import PHONE, WIDE, Open, System
 from tests.browser.looks import (
     DASH,
     MINUS,
@@ -391,17 +391,8 @@ class TestLooks:
         expect(page.get_by_role("heading", level=1)).to_have_text("Trades")
 
 
+@pytest.mark.usefixtures("servers_are_back")
 class TestOutages:
-    @pytest.fixture(autouse=True)
-    def servers_are_back(self, system: System) -> Iterator[None]:
-        yield
-        if system.redis.process.poll() is not None:
-            system.redis.start()
-            until(system.is_whole, WHOLE_S, 0.2)
-        if system.dashboard.process.poll() is not None:
-            system.dashboard = system.start_dashboard()
-            until(system.is_listening, WHOLE_S)
-
     @pytest.fixture
     def page(self, open_page_in_outage: Open, system: System) -> Page:
         add(system, trade(1.0))

@@ -116,7 +116,6 @@ listen(
     redis: () => feed.askSoon(),
     state: () => feed.askSoon(),
     log: notifySignals,
-
   },
   () => feed.askSoon(),
 );

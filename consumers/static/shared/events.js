@@ -51,23 +51,22 @@ export function listen(handlers, onOpen) {
  */
 function shareLine(names, receive, onFailure) {
   const worker = new SharedWorker(WORKER, { type: "module" });
-  let hasAnswered = false;
-  let hasFailed = false;
+  let isDecided = false; // whether it runs or not
   let timer = 0;
   const join = () => {
     worker.port.postMessage(names);
-    if (!hasAnswered) timer ||= setTimeout(fail, ANSWER_WITHIN_MS);
+    if (!isDecided) timer ||= setTimeout(fail, ANSWER_WITHIN_MS);
   };
   const leave = () => worker.port.postMessage(null);
   const fail = () => {
-    if (hasAnswered || hasFailed) return;
-    hasFailed = true;
+    if (isDecided) return;
+    isDecided = true;
     worker.port.close();
     onFailure();
   };
   worker.onerror = fail;
   worker.port.onmessage = ({ data: [name, data] }) => {
-    hasAnswered = true;
+    isDecided = true;
     clearTimeout(timer);
     receive(name, data);
   };

@@ -100,6 +100,11 @@ export function formatMoment(ms, nowMs) {
   return `${formatRecent(ms, nowMs)} ${zoneName(ms)}`;
 }
 
+/** ms UTC -> "As of 03:07:30 UTC". */
+export function formatAsOf(ms) {
+  return `As of ${formatTime(ms)} ${zoneName(ms)}`;
+}
+
 /** Text as a sentence: begins with a capital and ends with one full stop, whatever it had. */
 export function sentence(text) {
   const trimmed = text.trim();

@@ -4,7 +4,7 @@
 import { MessageLog, showMinutes } from "./activity.js";
 import { showExchange, showRedis, showService } from "./cards.js";
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatTime, sentence, zoneName } from "../shared/format.js";
+import { formatAsOf, sentence } from "../shared/format.js";
 import { notifySignals } from "../shared/notifications.js";
 import {
   Feed,
@@ -35,7 +35,7 @@ function showWhatTicks() {
   const answer = feed.body;
   showBanner(findProblem());
   document.body.classList.toggle("stale", feed.failure !== null);
-  setText(byId("data-age"), answer ? describeTime(answer.timestamp) : "");
+  setText(byId("data-age"), answer ? formatAsOf(answer.timestamp) : "");
   showExchange(answer?.service.health);
   showTimeframes(answer);
   showConsumers(answer?.consumers, answer?.redis.up);
@@ -47,10 +47,6 @@ function findProblem() {
   const { redis, trouble } = feed.body;
   if (!redis.up) return { text: "Redis does not answer.", detail: sentence(redis.error) };
   return trouble && describeTrouble(trouble);
-}
-
-function describeTime(timestamp) {
-  return `As of ${formatTime(timestamp)} ${zoneName(timestamp)}`;
 }
 
 function tick() {

@@ -2,7 +2,7 @@
 // the positions and hands them to their part of the page; each part draws itself.
 
 import { byId, setText, showBanner } from "../shared/dom.js";
-import { formatTime, zoneName } from "../shared/format.js";
+import { formatAsOf } from "../shared/format.js";
 import { notifySignals } from "../shared/notifications.js";
 import {
   Feed,
@@ -31,11 +31,7 @@ function showWhatTicks() {
   showPositions(known, feed.body ? "" : "the dashboard does not answer");
   showBanner(findProblem());
   document.body.classList.toggle("stale", feed.failure !== null);
-  setText(byId("data-age"), feed.body ? describeTime(feed.body.timestamp) : "");
-}
-
-function describeTime(timestamp) {
-  return `As of ${formatTime(timestamp)} ${zoneName(timestamp)}`;
+  setText(byId("data-age"), feed.body ? formatAsOf(feed.body.timestamp) : "");
 }
 
 function findProblem() {
