@@ -179,6 +179,12 @@ class Watch:
             self.losses.append(f"failed: {request.url} {request.failure}")
 
 
+def until_heard(page: Page, heard: list[Any], within_s: float) -> None:
+    """Wait until a handler of the page's events has added to `heard`. Playwright runs handlers only
+    while one of its methods is called: who merely looks at the list may wait for ever."""
+    until(lambda: page.title() is not None and heard, within_s, 0.1)
+
+
 Open = Callable[..., Page]
 Scheme = Literal["light", "dark"]
 

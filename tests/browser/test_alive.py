@@ -13,7 +13,7 @@ from consumers.dashboard import Dashboard
 from consumers.market_cache import ALIVE_KEY
 from consumers.program import Connection
 from redis_log import DEFAULT_KEY, LoggedRedis
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, until_heard
 from tests.browser.line import Line
 from tests.browser.looks import cell, log_rows
 from tests.candles import put_price, update
@@ -149,7 +149,7 @@ class TestRequests:
         for page in (scanner, status):
             page.on("request", lambda request: asked.append(request.url))
             page.clock.run_for(MINUTE_MS)
-            until(lambda: asked, SOON_S, what="a page in view asks")
+            until_heard(page, asked, SOON_S)  # a page in view asks
             page.evaluate(SHOW, True)
             page.evaluate("() => new Promise(resolve => requestIdleCallback(resolve))")
             asked.clear()
@@ -207,7 +207,7 @@ class TestRequests:
         statuses: list[int] = []
         page.on("response", lambda response: statuses.append(response.status))
         client.publish("market:update:all", "{}")
-        until(lambda: page.title() and statuses, SOON_S, 0.1)
+        until_heard(page, statuses, SOON_S)
         assert statuses == [304]
         refresh(client, "AUSDT", 51.0)
         expect(cell(page, "AUSDT", "price")).to_have_text("51.000")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page, Response, Route, expect
 
 from consumers.ta_service import SIGNALS_CHANNEL, Summary
-from tests.browser.conftest import PHONE, WIDE, YOUNG, Open, System
+from tests.browser.conftest import PHONE, WIDE, YOUNG, Open, System, until_heard
 from tests.browser.looks import (
     Candle,
     cell,
@@ -147,8 +147,8 @@ class TestLoading:
         answer_trades(page, [], [])
         waiting: list[Route] = []
         page.route("**/api/scanner", lambda route: waiting.append(route))
-        page.goto(f"{system.url}/")
-        until(lambda: waiting, SOON_S)
+        page.goto(f"{system.url}/", wait_until="commit")
+        until_heard(page, waiting, SOON_S)
         page.evaluate(
             """async () => (await import("/static/chart/panel.js")).openChart("ETHUSDT", "5m")"""
         )
