@@ -326,8 +326,8 @@ def once(settings: Settings) -> int:
     parts = {**health["timeframes"], "price": health["prices"]}
     print(f"{'':<6}{'fresh':>9}{'candles':>9}  failing")
     for name, part in parts.items():
-        failing = "; ".join(f"{symbol}: {reason}" for symbol, reason in part["failing"].items())
         fresh = f"{part['fresh']} of {part['expected']}"
+        failing = "; ".join(_by_reason(part["failing"]))
         print(f"{name:<6}{fresh:>9}{part.get('candles', ''):>9}  {failing}".rstrip())
     print(
         f"{'in' if committed else 'NOT in'} Redis after {seconds:.1f} s  "
@@ -335,6 +335,17 @@ def once(settings: Settings) -> int:
     )
     complete = all(part["fresh"] >= part["expected"] for part in parts.values())
     return 0 if committed and complete else 1
+
+
+def _by_reason(failing: dict[str, str]) -> list[str]:
+    """Each reason once, behind its symbols. The journal names those that are many."""
+    symbols: dict[str, list[str]] = {}
+    for symbol, reason in failing.items():
+        symbols.setdefault(reason, []).append(symbol)
+    return [
+        f"{', '.join(named) if len(named) <= 3 else f'{len(named)} symbols'}: {reason}"
+        for reason, named in symbols.items()
+    ]
 
 
 class Signals:

@@ -102,7 +102,8 @@ _health_url = matching(r"https?://\S+", "like http://HOST:PORT/health")
 
 SETTINGS = """\
   DASHBOARD_HOST, DASHBOARD_PORT           127.0.0.1, 8896
-  HEALTH_URL                               http://127.0.0.1:8895/health, of the service
+  HEALTH_URL                               http://127.0.0.1:HEALTH_PORT/health, of the service
+  HEALTH_PORT                              8895
   ALLOWED_HOSTS                            none; names of this machine for browsers, comma-separated
 """
 
@@ -111,7 +112,8 @@ def main(env: Environment, _: argparse.Namespace) -> int:
     connection = program.Connection.read(env)
     host = env.read("DASHBOARD_HOST", "127.0.0.1", host_or_address)
     port = env.read("DASHBOARD_PORT", "8896", whole(0, 65535))
-    health_url = env.read("HEALTH_URL", "http://127.0.0.1:8895/health", _health_url)
+    health_port = env.read("HEALTH_PORT", "8895", whole(0, 65535))  # of the service beside it
+    health_url = env.read("HEALTH_URL", f"http://127.0.0.1:{health_port}/health", _health_url)
     names = env.read("ALLOWED_HOSTS", "", host_names)
     env.check()
     try:

@@ -344,7 +344,7 @@ class TestCards:
         try:
             failing = page.locator("tr[data-part='5m'] [data-label=Failing]")
             expect(failing).to_contain_text("ADA: HTTP 503")
-            expect(page.locator("#exchange .badge")).to_have_text("▲ answers in part")
+            expect(page.locator("#exchange .badge")).to_have_text("▲ some reads failed")
         finally:
             system.exchange.clear(fault)
         expect(failing).to_have_text("none")

@@ -103,8 +103,17 @@ class TestUrl:
         page.go_back()
         until(lambda: page.url == "about:blank", SOON_S)
 
+    def test_a_coin_that_is_none_of_the_services_is_said(self, scanner: OpenScanner) -> None:
+        page = scanner("?coin=NOSUCH&tf=1h")
+        panel = page.locator("#chart-panel")
+        expect(panel.get_by_role("heading")).to_have_text("NOSUCH")
+        expect(page.locator("#chart-area")).to_have_text("NOSUCH is not one of the service's coins")
+        coin(page, "BTCUSDT").click()
+        expect(panel.get_by_role("heading")).to_have_text("BTC / USDT")
+        expect(page.locator("#chart-area")).not_to_contain_text("NOSUCH")
+
     def test_a_bad_value_is_ignored(self, scanner: OpenScanner) -> None:
-        bad = ("coin=%3Cb%3E", "coin=NOSUCH", "coin=BTCUSDT&tf=9z&sort=nothing", "sort=%00&q=")
+        bad = ("coin=%3Cb%3E", "coin=BTCUSDT&tf=9z&sort=nothing", "sort=%00&q=")
         page = scanner()
         for query in bad:
             page.goto(f"{page.url.partition('?')[0]}?{query}")
@@ -203,6 +212,27 @@ class TestFavourites:
         star(page, "ETHUSDT").click()
         expect(star(page, "ETHUSDT")).to_have_attribute("aria-pressed", "false")
         assert next(iter(column_texts(page, "symbol"))) == "BTCUSDT"
+
+    def test_the_others_can_be_left_out(self, scanner: OpenScanner) -> None:
+        page = scanner()
+        alone = page.get_by_role("button", name="★", exact=True)
+        alone.click()
+        expect(page.locator("#empty")).to_have_text("No coin with a star: ★ shows all coins again.")
+        alone.click()
+        for symbol in ("ETHUSDT", "BTCUSDT"):
+            star(page, symbol).click()
+        alone.click()
+        assert set(column_texts(page, "symbol")) == {"BTCUSDT", "ETHUSDT"}
+        expect(page.locator("#coin-count")).to_have_text(f"2 of {len(COINS) + 1}")
+        page.reload()
+        until(lambda: set(column_texts(page, "symbol")) == {"BTCUSDT", "ETHUSDT"}, SOON_S)
+        expect(alone).to_have_attribute("aria-pressed", "true")
+        page.locator("#filter").fill("BT")
+        assert set(column_texts(page, "symbol")) == {"BTCUSDT"}
+        star(page, "BTCUSDT").click()
+        expect(page.locator("#empty")).to_have_text("No coin with a star has “BT” in its name.")
+        alone.click()
+        assert "BTCUSDT" in column_texts(page, "symbol")
 
 
 class TestKeys:

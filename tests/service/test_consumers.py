@@ -59,11 +59,7 @@ def test_from_the_exchange_to_a_paper_trade(
     consumers = [
         start_consumer("ta_service"),
         start_consumer("paper_trader"),
-        start_consumer(
-            "dashboard",
-            DASHBOARD_PORT=str(port),
-            HEALTH_URL=f"http://127.0.0.1:{service.port}/health",
-        ),
+        start_consumer("dashboard", DASHBOARD_PORT=str(port), HEALTH_PORT=str(service.port)),
     ]
     service.wait_for("ok")
     until(lambda: "event=start" in consumers[2].log.read_text(), 10)

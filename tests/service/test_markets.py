@@ -15,7 +15,7 @@ from demo.exchange import Exchange
 from local_api import LocalApi
 from market_data import MarketData
 from tests.service.test_refresh import candles, turn
-from tests.support import Service
+from tests.support import Service, free_port
 
 Make = Callable[..., MarketData]
 STEP_MS = TIMEFRAME_MS["5m"]
@@ -168,6 +168,13 @@ class TestMarkets:
         said = "ETHUSDT: is not traded but BREAK; ADAUSDT: is not traded but BREAK"
         assert once.lines("in Redis after")[0].endswith(said)
         assert once.lines("price ")[0].split() == ["price", "26", "of", "26"]
+
+    def test_once_says_once_what_all_fail_by(self, start_service: Callable[..., Service]) -> None:
+        once = start_service("--once", BINANCE_BASE_URL=f"http://127.0.0.1:{free_port()}")
+        assert once.process.wait(60) == 1
+        for line in once.lines("0 of 29"):
+            assert line.endswith("  29 symbols: connection failed: Connection refused")
+        assert len(once.lines("0 of 29")) == 4
 
     def test_an_idle_one_has_candles_and_no_price_and_nothing_is_wrong(
         self, make: Make, exchange: Exchange, fake: Any, caplog: pytest.LogCaptureFixture

@@ -45,7 +45,7 @@ export function toggleChart(symbol) {
 export function openChart(symbol, timeframe = chosen.timeframe ?? middleTimeframe()) {
   Object.assign(chosen, { symbol, timeframe });
   panel.hidden = false;
-  setText(byId("chart-title"), splitSymbol(symbol).join(" / "));
+  setText(byId("chart-title"), splitSymbol(symbol).filter(Boolean).join(" / "));
   showChosen();
   panel.focus({ preventScroll: true });
 }
@@ -123,6 +123,13 @@ function lastUpdate() {
 
 async function loadSeries() {
   loading.abort();
+  if (latest?.coins.length && !latest.coins.some(({ symbol }) => symbol === chosen.symbol)) {
+    isLoading = false;
+    series = null;
+    seriesError = new ServerError(0, `${chosen.symbol} is not one of the service's coins`);
+    showSeries();
+    return;
+  }
   loading = new AbortController();
   const { signal } = loading;
   seriesUpdate = lastUpdate();

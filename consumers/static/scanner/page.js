@@ -38,14 +38,14 @@ const EVERY_MS = 30_000; // events say when to ask
 const feed = new Feed("/api/scanner", showAnswer, { everyMs: EVERY_MS });
 const asked = readAddress();
 let latest = NO_COINS; // what is shown
-let wanted = asked.chart; // the chart to open once its coin is known; null: none
+let wanted = asked.chart; // the chart to open once it is known which coins there are; null: none
 
 function showAnswer() {
   latest = feed.body ? readAnswer(feed.body) : blanked(latest);
   showCoins();
   showAges();
   refreshChart(latest);
-  if (wanted && hasCoin(wanted.symbol)) showChart(wanted);
+  if (wanted && latest.coins.length) showChart(wanted);
 }
 
 function showCoins() {
@@ -70,14 +70,10 @@ function tick() {
   showAges();
 }
 
-function hasCoin(symbol) {
-  return latest.coins.some((coin) => coin.symbol === symbol);
-}
-
 /** Opens the chart that an address asks for, or closes the one that is open. */
 function showChart({ symbol, timeframe }) {
   const isKnown = latest.timeframes.includes(timeframe);
-  if (hasCoin(symbol)) openChart(symbol, isKnown ? timeframe : undefined);
+  if (symbol) openChart(symbol, isKnown ? timeframe : undefined);
   else if (opened) toggleChart(opened);
 }
 

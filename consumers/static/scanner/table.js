@@ -4,7 +4,12 @@
 
 import { chooseColumns } from "./column-choice.js";
 import { COIN_COLUMN, VALUE_COLUMNS, taColumns } from "./columns.js";
-import { isFavourite, toggleFavourite } from "./favourites.js";
+import {
+  areFavouritesAlone,
+  isFavourite,
+  toggleFavourite,
+  toggleFavouritesAlone,
+} from "./favourites.js";
 import { drawLegend } from "./legend.js";
 import { byId, html, missing, paint, setText } from "../shared/dom.js";
 
@@ -39,7 +44,6 @@ export function showTable(answer, ifEmpty) {
   for (const coin of coins) showCoin(coin);
   dropRows();
   showFavourites();
-  showFilter();
   markChosen(chosen);
   showOverflow();
 }
@@ -92,12 +96,14 @@ export function shownTable() {
   return { columns, coins: shown.map((row) => bySymbol.get(row.dataset.symbol)) };
 }
 
-/** Stars, and the order that they give. */
+/** Stars, and the order that they give; without the other coins if so chosen. */
 export function showFavourites() {
+  byId("stars").setAttribute("aria-pressed", areFavouritesAlone());
   for (const [symbol, row] of rows) {
     row.querySelector(".star").setAttribute("aria-pressed", isFavourite(symbol));
   }
   showOrder();
+  showFilter();
 }
 
 /** Nothing that is stale looks alive. */
@@ -210,18 +216,19 @@ function showFilter() {
   const wanted = filter.trim().toUpperCase();
   let shown = 0;
   for (const [symbol, row] of rows) {
-    row.hidden = !symbol.includes(wanted);
+    row.hidden = !symbol.includes(wanted) || (areFavouritesAlone() && !isFavourite(symbol));
     shown += row.hidden ? 0 : 1;
   }
-  const count = wanted ? `${shown} of ${rows.size}` : `${rows.size} coins`;
+  const isFiltered = wanted || areFavouritesAlone();
+  const count = isFiltered ? `${shown} of ${rows.size}` : `${rows.size} coins`;
   setText(byId("coin-count"), rows.size ? count : "");
-  showEmpty(wanted, shown);
+  byId("empty").hidden = shown > 0;
+  setText(byId("empty"), rows.size ? whyNoneShown(wanted) : whyEmpty);
 }
 
-function showEmpty(wanted, shown) {
-  const empty = byId("empty");
-  empty.hidden = shown > 0;
-  setText(empty, rows.size ? `No coin has “${wanted}” in its name.` : whyEmpty);
+function whyNoneShown(wanted) {
+  const which = areFavouritesAlone() ? "No coin with a star" : "No coin";
+  return wanted ? `${which} has “${wanted}” in its name.` : `${which}: ★ shows all coins again.`;
 }
 
 /** Marks the sides at which the table goes on, out of view. */
@@ -234,6 +241,7 @@ function showOverflow() {
 tableBox.addEventListener("scroll", showOverflow, { passive: true });
 new ResizeObserver(showOverflow).observe(tableBox);
 
+byId("stars").addEventListener("click", toggleFavouritesAlone);
 byId("filter").addEventListener("input", (event) => {
   filter = event.target.value;
   showFilter();

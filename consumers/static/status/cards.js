@@ -63,7 +63,7 @@ function exchangeReach({ exchange, prices, timeframes, symbols }) {
   const failing = parts.map((part) => Object.keys(part.failing).length);
   if (exchange.hold_until) return ["warn", "on hold"];
   if (failing.every((count) => count > 0 && count >= symbols)) return ["bad", "no read succeeds"];
-  if (failing.some(Boolean)) return ["warn", "answers in part"];
+  if (failing.some(Boolean)) return ["warn", "some reads failed"];
   if (parts.every((part) => !part.last_success)) return ["unknown", "not asked yet"];
   return ["good", "reachable"];
 }
