@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 from consumers import indicators
 from consumers.indicators import Lines
 from consumers.market_cache import Candle, MarketCache, timeframe_ms
-from consumers.ta_service import parse_summary
+from consumers.ta_service import logged_signals
 from redis_log import Entry, read_log
 
 MAX_SIGNALS = 1000  # of all series together, the newest
@@ -71,12 +70,7 @@ def signals_of(
     """
     opened, length_ms = [candle.timestamp for candle in candles], timeframe_ms(timeframe)
     found = []
-    for entry in reversed(entries):
-        try:
-            summary = parse_summary(entry["summary"])
-            said_ms = int(datetime.fromisoformat(entry["timestamp"]).timestamp() * 1000)
-        except (KeyError, OverflowError, ValueError):
-            continue
+    for summary, said_ms in logged_signals(reversed(entries)):
         at = bisect_right(opened, said_ms - length_ms) - 1
         if (summary.symbol, summary.timeframe) == (symbol, timeframe) and at >= 0:
             found.append(

@@ -49,7 +49,7 @@ class Dashboard(PageServer):
         events, log_key = Events(), connection.log_key
         client = connect(connection.redis_url)
         cache = connection.cache("dashboard", "", self._stopping, loops)
-        board = Board(cache, events)
+        board = Board(cache, log_key, events)
         activity = Activity(
             client,
             log_key,

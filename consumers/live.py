@@ -42,7 +42,7 @@ from consumers.ta_service import indicators_key
 from consumers.trouble import NOT_ASKED, Trouble, trouble
 from environment import is_loopback
 from journal import short
-from redis_log import RARE_TYPES, follow_log, log_extent, redact
+from redis_log import RARE_TYPES, follow_log, log_extent, read_log, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
 MINUTE_MS, CHARTED_MINUTES = 60_000, 30  # the chart of messages a minute
@@ -54,6 +54,7 @@ MAX_WAITING = 500  # messages for a slow listener; then it is cut off, reconnect
 # Of these messages, so that they take 16 MB for all listeners together.
 MAX_WAITING_BYTES = 16_000_000 // MAX_LISTENERS
 LOGS = (None, *RARE_TYPES)  # the message log, and the rare types with streams of their own
+READ_SIGNALS = 1000  # of all coins together, the newest
 RETRY_S = 1.0  # after a failure of Redis, or a bug
 
 OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
@@ -132,19 +133,21 @@ class Held(NamedTuple):
 
 
 class Board:
-    """Price, score and indicators of each coin, each for as long as it is fresh.
+    """Price, score and indicators of each coin, each for as long as it is fresh, and its newest
+    signal.
 
     Reads Redis when something is published, so requests for a page cost Redis nothing.
     """
 
-    def __init__(self, cache: MarketCache, events: Events) -> None:
-        self._cache, self._events = cache, events
+    def __init__(self, cache: MarketCache, log_key: str, events: Events) -> None:
+        self._cache, self._log_key, self._events = cache, log_key, events
         # Guards the fields below: one thread changes them, HTTP threads read them.
         self._lock = threading.Lock()
         self._symbols: set[str] = set()  # all ever seen, so that a missing one is shown as missing
         self._timeframes: set[str] = set()
         self._held: dict[str, Held] = {}  # by key
         self._updates: dict[str, dict[str, int]] = {}  # the last update heard, by timeframe
+        self._signals: dict[str, dict[str, Any]] = {}  # the newest one, by symbol
 
     def run(self) -> None:
         """Read what each message announces, until the cache stops."""
@@ -162,10 +165,12 @@ class Board:
             self._read_prices()
             self._read_scores()
             self._read_analyses(self.timeframes())
+            self._read_signals()
         elif channel == scanner.UPDATE_CHANNEL:
             self._read_scores()
         elif channel.startswith(ta_service.update_channel("")):
             self._read_analyses([channel.removeprefix(ta_service.update_channel(""))])
+            self._read_signals()  # the update came with those of its candles
         elif channel != update_channel("all") and (update := parse_update(channel, payload)):
             self._note_update(update)
             self._read_prices()
@@ -205,6 +210,17 @@ class Board:
         with self._lock:
             self._held |= found
 
+    def _read_signals(self) -> None:
+        # A user without the right to read them has all the rest; Watch says that it is refused.
+        with suppress(redis.ResponseError):
+            entries = read_log(self._cache.client, READ_SIGNALS, "signal", key=self._log_key)
+            newest = {
+                said.symbol: said._asdict() | {"timestamp": said_ms}
+                for said, said_ms in ta_service.logged_signals(reversed(entries))
+            }
+            with self._lock:
+                self._signals |= newest
+
     def symbols(self) -> list[str]:
         with self._lock:
             return sorted(self._symbols)
@@ -228,16 +244,19 @@ class Board:
         return int(min(ends) * 1000) if ends else None
 
     def rows(self) -> list[dict[str, Any]]:
-        """The fresh values of each coin as they are in Redis; None where there is none."""
+        """The fresh values of each coin as they are in Redis, and its newest signal with the time
+        of its publication (ms UTC); None where there is none."""
         now, symbols, timeframes = time.time(), self.symbols(), self.timeframes()
         with self._lock:
             fresh = {key: held.value for key, held in self._held.items() if held.expires_at > now}
+            signals = self._signals.copy()
         return [
             {
                 "symbol": symbol,
                 "price": fresh.get(price_key(symbol)),
                 "scan": fresh.get(score_key(symbol)),
                 "ta": {name: fresh.get(indicators_key(symbol, name)) for name in timeframes},
+                "signal": signals.get(symbol),
             }
             for symbol in symbols
         ]

@@ -13,7 +13,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import journal
@@ -30,7 +31,7 @@ from consumers.market_cache import (
     timeframe_ms,
 )
 from environment import Environment
-from redis_log import Batch
+from redis_log import Batch, Entry
 
 SIGNALS_CHANNEL = "ta:signals"
 SIGNALS = tuple(
@@ -99,6 +100,18 @@ def parse_summary(text: str) -> Summary:
     if str(summary) != text or not math.isfinite(summary.price):
         raise ValueError(f"not a price: {price!r}")
     return summary
+
+
+def logged_signals(entries: Iterable[Entry]) -> Iterator[tuple[Summary, int]]:
+    """Those entries of the message log that are signals of this program, and when each was
+    published (ms UTC)."""
+    for entry in entries:
+        try:
+            said = parse_summary(entry["summary"])
+            said_ms = int(datetime.fromisoformat(entry["timestamp"]).timestamp() * 1000)
+        except (KeyError, OverflowError, ValueError):
+            continue
+        yield said, said_ms
 
 
 class State(NamedTuple):

@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from consumers.ta_service import indicators_key, update_channel
+from consumers.ta_service import SIGNALS_CHANNEL, Summary, indicators_key, update_channel
 from redis_log import DEFAULT_KEY
-from tests.browser.conftest import COINS, PHONE, TIMEFRAMES, WIDE, YOUNG, Open, System
+from tests.browser.conftest import (
+    COINS,
+    PHONE,
+    TIMEFRAMES,
+    WIDE,
+    YOUNG,
+    Open,
+    System,
+    until_heard,
+)
 from tests.browser.looks import (
     DASH,
     cell,
@@ -140,6 +149,19 @@ class TestTable:
 
         until(all_agree, SOON_S, 0.1)
         assert all(column_texts(page, column)[symbol] for symbol in COINS)
+
+    def test_the_newest_signal_of_a_coin(self, scanner: OpenScanner, system: System) -> None:
+        page = scanner((1700, 900))
+        text = str(Summary("SOLUSDT", "4h", "stoch_rsi_up", 12.5))
+        system.log("ta-service").signal(SIGNALS_CHANNEL, "{}", text)
+        system.redis.client.publish(update_channel("4h"), "{}")
+        shown = re.compile(r"^▲ stoch rsi up 4h \d+ [A-Z][a-z]{2} \d\d:\d\d:\d\d$")
+        until(lambda: shown.match(column_texts(page, "signal")["SOLUSDT"] or ""), SOON_S)
+        header(page, "signal").get_by_role("button").click()
+        assert (
+            column_texts(page, "signal")["SOLUSDT"]
+            in list(column_texts(page, "signal").values())[:5]
+        )
 
     def test_says_why_a_value_is_missing(self, scanner: OpenScanner, system: System) -> None:
         page = scanner()
@@ -468,6 +490,28 @@ class TestActivity:
         assert log_rows(page) == before
         button.click()
         until(lambda: log_rows(page)[0] != before[0], SOON_S)
+
+    def test_a_read_that_ends_while_paused_changes_nothing(
+        self, status: OpenStatus, system: System
+    ) -> None:
+        page = status()
+        button, log = page.locator("#log-pause"), system.log("trader-bot")
+        log.trade("paper:trades", "", "shown")
+        page.locator("#log-types [data-type=trade]").click()
+        until(lambda: "shown" in [row["summary"] for row in log_rows(page)], SOON_S)
+        reads: list[Route] = []
+        page.route("**/api/redis/log?*", lambda route: reads.append(route), times=1)
+        log.trade("paper:trades", "", "read when it was paused")
+        until_heard(page, reads, SOON_S)
+        button.click()
+        before = log_rows(page)
+        with page.expect_response("**/api/redis/log?*"):
+            reads[0].continue_()
+        log.trade("paper:trades", "", "came while paused")
+        expect(button).to_have_text("Resume (1 new)")
+        assert log_rows(page) == before
+        button.click()
+        until(lambda: len(log_rows(page)) == len(before) + 2, SOON_S)
 
     @pytest.mark.parametrize("type_", ["trade", "publish"])  # rare, and not
     def test_a_burst_while_the_log_is_read_stays_in_order(

@@ -24,7 +24,7 @@ from consumers.dashboard import Dashboard
 from consumers.live import Activity, Board, Events, Watch
 from consumers.market_cache import ALIVE_KEY, MarketCache, now_ms, ohlcv_key
 from consumers.program import Connection
-from consumers.ta_service import Summary, TaService, indicators_key
+from consumers.ta_service import SIGNALS_CHANNEL, Summary, TaService, indicators_key
 from demo.exchange import Exchange
 from redis_log import DEFAULT_KEY, SOURCES, TYPES, LoggedRedis
 from tests.candles import put_candles, put_price, update, walk
@@ -156,6 +156,35 @@ class TestScanner:
         client.set(indicators_key("AUSDT", "5m"), '{"close":2}', ex=60)
         client.publish("ta:update:5m", "{}")
         until(lambda: row_of(server, "AUSDT")["ta"]["5m"] == {"close": 2}, 5)
+
+    def test_has_the_newest_signal_of_each_coin(self, serve: Serve, client: Any) -> None:
+        log = LoggedRedis(client, "ta-service")
+        put_candles(client, "AUSDT", "5m", walk(100))
+        put_candles(client, "BUSDT", "5m", walk(100))
+        for text in ("AUSDT 1h ribbon_up at 1.5", "AUSDT 5m squeeze_down at 2.5", "no signal"):
+            log.signal(SIGNALS_CHANNEL, "{}", text)
+        server = serve()
+        signal = until(lambda: row_of(server, "AUSDT").get("signal"), 5)
+        assert abs(signal.pop("timestamp") - now_ms()) < 10_000
+        assert signal == {
+            "symbol": "AUSDT", "timeframe": "5m", "signal": "squeeze_down", "price": 2.5
+        }  # fmt: skip
+        assert row_of(server, "BUSDT")["signal"] is None
+        log.signal(SIGNALS_CHANNEL, "{}", "BUSDT 5m stoch_rsi_up at 3.0")
+        client.publish("ta:update:5m", "{}")
+        until(lambda: (row_of(server, "BUSDT")["signal"] or {}).get("price") == 3.0, 5)
+
+    def test_signals_that_cannot_be_read_take_nothing_else_away(
+        self, serve: Serve, client: Any
+    ) -> None:
+        client.set(f"{DEFAULT_KEY}:signal", "another type of key")
+        put_candles(client, "AUSDT", "5m", walk(100))
+        client.set(indicators_key("AUSDT", "5m"), '{"close":2}', ex=60)
+        server = serve()
+        until(lambda: row_of(server, "AUSDT").get("ta") == {"5m": {"close": 2}}, 5)
+        put_price(client, "AUSDT", 7.0)
+        client.publish("market:update:5m", update(["AUSDT"]))
+        until(lambda: (row_of(server, "AUSDT")["price"] or {}).get("price") == 7.0, 5)
 
     def test_is_sent_again_only_when_it_has_changed(self, serve: Serve, client: Any) -> None:
         server = serve()

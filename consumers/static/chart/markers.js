@@ -1,10 +1,10 @@
 // The signals and paper trades of a series, as markers on its candles and as words.
 
-import { formatPrice, formatSigned } from "../shared/format.js";
+import { formatPrice, formatSigned, splitSignal } from "../shared/format.js";
 import { ServerError, fetchJson } from "../shared/server.js";
 
 const MAX_TRADES = 100;
-const SIGNAL_LETTERS = { ribbon: "R", squeeze: "S", stoch_rsi: "K" };
+const SIGNAL_LETTERS = { ribbon: "R", squeeze: "S", "stoch rsi": "K" };
 
 /** What can be switched on and off, beside the indicators. */
 export const LAYERS = [
@@ -36,15 +36,15 @@ export async function fetchTrades({ symbol, timeframe }, signal) {
 /** Markers of signals: {at, words, look}, `at` is the open time of a candle in ms UTC. */
 export function signalMarkers(signals, colours) {
   return signals.map(({ signal, price, candle }) => {
-    const [, kind, way] = signal.match(/^(.+)_(up|down)$/);
+    const [what, way] = splitSignal(signal);
     return {
       at: candle,
-      words: `${kind.replace("_", " ")} ${way} at ${formatPrice(price)}`,
+      words: `${what} ${way} at ${formatPrice(price)}`,
       look: {
         position: way === "up" ? "belowBar" : "aboveBar",
         shape: way === "up" ? "arrowUp" : "arrowDown",
         color: way === "up" ? colours.up : colours.down,
-        text: SIGNAL_LETTERS[kind],
+        text: SIGNAL_LETTERS[what],
       },
     };
   });

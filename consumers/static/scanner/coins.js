@@ -14,7 +14,7 @@ export function readAnswer({ redis, trouble, timeframes, updates, symbols }) {
  * null where a key is gone. What is not there, or is no number, is null here; `reasons` says why,
  * by column.
  */
-function readCoin({ symbol, price, scan, ta }) {
+function readCoin({ symbol, price, scan, ta, signal }) {
   const analyses = Object.entries(ta).map(([timeframe, value]) => [timeframe, readAnalysis(value)]);
   const noPrice = Object.fromEntries(
     ["price", "change24h", "volume"].map((column) => [column, "no fresh price in Redis"]),
@@ -36,7 +36,12 @@ function readCoin({ symbol, price, scan, ta }) {
     scoredAt: number(scan?.timestamp),
     closes: scan?.closes?.every(Number.isFinite) ? scan.closes : [],
     ta: Object.fromEntries(analyses),
-    reasons: { ...(price ? {} : noPrice), ...scan?.reasons },
+    signal,
+    reasons: {
+      ...(price ? {} : noPrice),
+      ...(signal ? {} : { signal: "none among the last 1,000 signals" }),
+      ...scan?.reasons,
+    },
   };
 }
 

@@ -11,10 +11,12 @@
 import { hiddenText, html } from "../shared/dom.js";
 import {
   formatCompact,
+  formatDayTime,
   formatNumber,
   formatPrice,
   formatSigned,
   formatTime,
+  splitSignal,
   splitSymbol,
   zoneName,
 } from "../shared/format.js";
@@ -113,6 +115,22 @@ export const VALUE_COLUMNS = [
     content: (coin) => (coin.closes.length > 1 ? coin.closes : null),
     draw: drawSpark,
     fields: (coin) => ({ change_48h_pct: changeOverall(coin.closes) }),
+  },
+  {
+    id: "signal",
+    label: "Signal",
+    name: "Newest signal",
+    hint: "The newest signal of any timeframe, and when it came",
+    from: 1600,
+    value: (coin) => coin.signal?.timestamp,
+    content: (coin) => coin.signal,
+    draw: drawSignal,
+    fields: ({ signal }) => ({
+      signal: signal?.signal,
+      signal_timeframe: signal?.timeframe,
+      signal_price: signal?.price,
+      signal_time: isoTime(signal?.timestamp),
+    }),
   },
 ];
 
@@ -215,6 +233,20 @@ function drawScore(score) {
 function drawSpark(closes) {
   const change = `${formatSigned(changeOverall(closes), 2)} % over ${closes.length} hourly closes`;
   return [html("span", { title: change }, sparkline(closes)), hiddenText(change)];
+}
+
+function drawSignal({ signal, timeframe, price, timestamp }) {
+  const [what, way] = splitSignal(signal);
+  const title = `At ${formatPrice(price)}, ${formatDayTime(timestamp)} ${zoneName(timestamp)}`;
+  return html(
+    "span",
+    { title },
+    html("span", { class: way, "aria-hidden": "true" }, RIBBONS[way]),
+    ` ${what} `,
+    hiddenText(`${way} `),
+    `${timeframe} `,
+    html("small", {}, formatDayTime(timestamp)),
+  );
 }
 
 const RIBBONS = { up: "▲", down: "▼", mixed: "–" };

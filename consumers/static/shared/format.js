@@ -122,3 +122,9 @@ export function splitSymbol(symbol) {
   const [, base, quote] = symbol.match(/^(.+?)(USDT|USDC|USD|BTC|)$/);
   return [base, quote];
 }
+
+/** The name of a signal in two parts: "stoch_rsi_up" -> ["stoch rsi", "up"]. */
+export function splitSignal(name) {
+  const at = name.lastIndexOf("_");
+  return [name.slice(0, at).replaceAll("_", " "), name.slice(at + 1)];
+}

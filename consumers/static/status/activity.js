@@ -72,16 +72,22 @@ export class MessageLog {
     byId("log-pause").addEventListener("click", () => this.#togglePause());
   }
 
-  /** Fills the table with the newest entries that pass the filters. */
+  /** Fills the table with the newest entries that pass the filters. If it was paused meanwhile, only
+   *  another choice of filters changes what is shown. */
   async read() {
     const path = this.#path();
     const answer = await this.#ask(path);
     if (!answer) return;
-    this.#rows.replace(answer.entries, path === this.#shownPath ? this.#newest : null);
-    this.#newest = answer.entries[0]?.id ?? null;
+    const isSame = path === this.#shownPath;
+    if (!(isSame && this.#isPaused)) this.#show(path, answer.entries, isSame ? this.#newest : null);
+    this.#finishReading(this.#rows.oldest ? "" : "No entries.");
+  }
+
+  #show(path, entries, seen) {
+    this.#rows.replace(entries, seen);
+    this.#newest = entries[0]?.id ?? null;
     this.#shownPath = path;
     this.#missed = 0;
-    this.#finishReading(answer.entries.length ? "" : "No entries.");
   }
 
   /** Reads again after a gap in the events, but leaves alone what is being read on screen. */
