@@ -107,12 +107,10 @@ class Api:
 
     def _positions(self, parameters: Parameters) -> Answer:
         _accept(parameters)
-        rows = self._board.rows()
-        prices = {row["symbol"]: row["price"]["price"] for row in rows if row["price"]}
         now = now_ms()
         return {
             "timestamp": now,
-            **read_positions(self._client, prices),
+            **read_positions(self._client, self._board.prices()),
             "trouble": self._watch.trouble(),
             "trader_alive": _is_alive(self._watch.state["consumers"].get("trader-bot"), now),
         }

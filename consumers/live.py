@@ -192,7 +192,11 @@ class Board:
                 self._updates[update.timeframe] = known | {"failed": failed}
 
     def _read_prices(self) -> None:
-        self._read(price_key(symbol) for symbol in self.symbols())
+        found, _ = self._cache.all_prices(self.symbols())
+        with self._lock:
+            for symbol, price in found.items():
+                body = price._asdict()
+                self._held[price_key(symbol)] = Held(body, body.pop("expires_at"))
 
     def _read_scores(self) -> None:
         self._read(score_key(symbol) for symbol in self.symbols())
@@ -238,17 +242,25 @@ class Board:
 
     def expires_at(self) -> int | None:
         """When the first of the fresh values expires, ms UTC: nothing is published then."""
+        ends = [held.expires_at for held in self._fresh().values()]
+        return int(min(ends) * 1000) if ends else None
+
+    def _fresh(self) -> dict[str, Held]:
         now = time.time()
         with self._lock:
-            ends = [held.expires_at for held in self._held.values() if held.expires_at > now]
-        return int(min(ends) * 1000) if ends else None
+            return {key: held for key, held in self._held.items() if held.expires_at > now}
+
+    def prices(self) -> dict[str, float]:
+        """The fresh price of each coin that has one."""
+        fresh, keys = self._fresh(), {symbol: price_key(symbol) for symbol in self.symbols()}
+        return {symbol: fresh[key].value["price"] for symbol, key in keys.items() if key in fresh}
 
     def rows(self) -> list[dict[str, Any]]:
         """The fresh values of each coin as they are in Redis, and its newest signal with the time
         of its publication (ms UTC); None where there is none."""
-        now, symbols, timeframes = time.time(), self.symbols(), self.timeframes()
+        symbols, timeframes = self.symbols(), self.timeframes()
+        fresh = {key: held.value for key, held in self._fresh().items()}
         with self._lock:
-            fresh = {key: held.value for key, held in self._held.items() if held.expires_at > now}
             signals = self._signals.copy()
         return [
             {

@@ -575,7 +575,9 @@ class TestBadData:
         until(lambda: (row_of(server, "AUSDT")["price"] or {}).get("price") == 7.0, 5)
         assert [row["symbol"] for row in ask(server, "/api/scanner")[1]["symbols"]] == ["AUSDT"]
 
-    @pytest.mark.parametrize("value", ['{"price":1e999}', "[" * 5000, "NaN", "nonsense"])
+    @pytest.mark.parametrize(
+        "value", ['{"price":1e999}', '{"price":"x"}', "[1]", "[" * 5000, "NaN", "nonsense"]
+    )
     def test_a_bad_value_is_one_that_is_missing(
         self, serve: Serve, client: Any, value: str
     ) -> None:
