@@ -237,6 +237,17 @@ class TestCandles:
         up, down = painted(page, "up") / rising, painted(page, "down") / (len(shown) - rising)
         assert down > 2 * up > 0
 
+    def test_keys_within_a_frame_all_count(self, charted: OpenChart) -> None:
+        page = charted()
+        page.evaluate(
+            """() => {
+              const host = document.querySelector("#chart-area .chart-host");
+              for (const key of "+++++") host.dispatchEvent(new KeyboardEvent("keydown", { key }));
+            }"""
+        )
+        # Each shows 0.8 times as many, of 120 at first.
+        until(lambda: 30 < in_view(chart(page))[0] < 50, SOON_S)
+
     def test_a_phone_shows_as_many_as_fit(self, charted: OpenChart, system: System) -> None:
         page = charted(PHONE)
         shown, held = in_view(shows(page, system, "BTCUSDT", "1h"))

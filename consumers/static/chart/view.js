@@ -43,6 +43,7 @@ export class ChartView {
   #parts = null; // what was added to it
   #series = null; // what to show
   #points = [];
+  #nextRange = null; // what will be in view with the library's next frame
   #pointedAt = null; // open time of the candle under the crosshair, ms UTC
   #level = null; // price under the crosshair
   #isByKeys = false; // whether keys have placed it
@@ -116,6 +117,7 @@ export class ChartView {
     this.#chart?.remove();
     this.#chart = null;
     this.#parts = null;
+    this.#nextRange = null;
     this.#host.replaceChildren();
   }
 
@@ -169,9 +171,24 @@ export class ChartView {
 
   // --- what is in view ---
 
+  /** The first and the last point in view, as the library counts them; null if it has none. */
+  #range() {
+    return this.#nextRange ?? this.#chart?.timeScale().getVisibleLogicalRange() ?? null;
+  }
+
+  /** The library follows with its next frame. Until then `#range` is what it will be, so that several
+   *  keys within a frame all count. */
+  #setRange(range) {
+    this.#nextRange = range;
+    this.#chart.timeScale().setVisibleLogicalRange(range);
+    requestAnimationFrame(() => {
+      if (this.#nextRange === range) this.#nextRange = null;
+    });
+  }
+
   /** The library counts points; what it counts is moved when old candles go and new ones come. */
   #view() {
-    const range = this.#chart?.timeScale().getVisibleLogicalRange();
+    const range = this.#range();
     if (!range) return null;
     const isAtEnd = range.to >= this.#points.length - 1;
     return { ...range, isAtEnd, count: this.#points.length, first: this.#points[0].time };
@@ -187,7 +204,7 @@ export class ChartView {
       from += by;
       to += by;
     }
-    this.#chart.timeScale().setVisibleLogicalRange({ from, to });
+    this.#setRange({ from, to });
   }
 
   #firstView() {
@@ -198,7 +215,7 @@ export class ChartView {
 
   /** All candles at once. */
   showAll() {
-    this.#chart?.timeScale().setVisibleLogicalRange({ from: -1, to: this.#points.length });
+    if (this.#chart) this.#setRange({ from: -1, to: this.#points.length });
   }
 
   /** The newest candles, as at first. */
@@ -208,10 +225,9 @@ export class ChartView {
 
   /** Shows `factor` as much time around the middle, or around the candle under the crosshair. */
   zoom(factor) {
-    const { from, to } = this.#chart.timeScale().getVisibleLogicalRange();
+    const { from, to } = this.#range();
     const at = this.#pointedAt === null ? (from + to) / 2 : this.#indexOf(this.#pointedAt);
-    const range = { from: at - (at - from) * factor, to: at + (to - at) * factor };
-    this.#chart.timeScale().setVisibleLogicalRange(range);
+    this.#setRange({ from: at - (at - from) * factor, to: at + (to - at) * factor });
   }
 
   /** In words, for those who do not see it. */
@@ -269,10 +285,9 @@ export class ChartView {
   }
 
   #bringIntoView(index) {
-    const scale = this.#chart.timeScale();
-    const { from, to } = scale.getVisibleLogicalRange();
+    const { from, to } = this.#range();
     const by = Math.min(index - 1 - from, 0) || Math.max(index + 1 - to, 0);
-    if (by) scale.setVisibleLogicalRange({ from: from + by, to: to + by });
+    if (by) this.#setRange({ from: from + by, to: to + by });
   }
 
   /** Takes the crosshair away. */
