@@ -158,10 +158,8 @@ class TestTable:
         shown = re.compile(r"^▲ stoch rsi up 4h \d+ [A-Z][a-z]{2} \d\d:\d\d:\d\d$")
         until(lambda: shown.match(column_texts(page, "signal")["SOLUSDT"] or ""), SOON_S)
         header(page, "signal").get_by_role("button").click()
-        assert (
-            column_texts(page, "signal")["SOLUSDT"]
-            in list(column_texts(page, "signal").values())[:5]
-        )
+        has_one = [text is not None for text in column_texts(page, "signal").values()]
+        assert has_one == sorted(has_one, reverse=True)
 
     def test_says_why_a_value_is_missing(self, scanner: OpenScanner, system: System) -> None:
         page = scanner()
