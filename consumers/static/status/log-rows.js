@@ -22,11 +22,22 @@ export class LogRows {
     this.#body = body;
   }
 
-  /** Shows these entries alone; those with an id after `seen` light up. */
+  /** Shows these entries alone; those with an id after `seen` light up. What was open stays open. */
   replace(entries, seen = null) {
+    const open = new Set(this.#buttons("[aria-expanded=true]").map(newestOf));
+    const [focused] = this.#buttons(":focus").map(newestOf);
     this.#groups = new Map();
     this.oldest = entries.at(-1)?.id ?? null;
     this.#body.replaceChildren(...drawRows(entries, this.#groups, seen));
+    for (const button of this.#buttons("")) {
+      if (open.has(newestOf(button))) button.click();
+      if (focused === newestOf(button)) button.focus({ preventScroll: true });
+    }
+  }
+
+  /** Those of the groups' buttons that `selector` selects. */
+  #buttons(selector) {
+    return Array.from(this.#body.querySelectorAll(`.unfold${selector}`));
   }
 
   /** Adds older entries; returns the first row that is new, if any. */
@@ -100,6 +111,7 @@ class Group {
   constructor(entry) {
     this.#entries = [entry];
     this.row = drawEntry(entry);
+    this.row.dataset.newest = entry.id;
     this.#button.addEventListener("click", () => this.#toggle());
   }
 
@@ -140,6 +152,11 @@ class Group {
     for (const row of this.#members) row.remove();
     this.#members = [];
   }
+}
+
+/** Id of the newest entry of the group that a button opens. */
+function newestOf(button) {
+  return button.closest("tr").dataset.newest;
 }
 
 function idTime({ id }) {
