@@ -25,8 +25,8 @@ from tests.support import Program, RedisServer, Service, free_port, until
 COINS = market.symbols(29)
 YOUNG = "X030USDT"  # a coin that was listed some hours ago
 YOUNG_HOURS = 10
-# Seconds from refresh to refresh. A refresh gives up when the next one is due, and three systems may
-# share two cores that are busy.
+# Seconds from refresh to refresh. A refresh gives up when the next one is due, and three systems
+# may share two cores that are busy.
 TIMEFRAMES = {"5m": 5, "1h": 10, "4h": 15}
 LISTENS_S = 15  # until the dashboard does
 WHOLE_S = 30  # until the service has read everything and the consumers have processed it
