@@ -24,7 +24,8 @@ from functools import partial
 import journal
 from consumers import live, program
 from consumers.api import Api
-from consumers.live import Activity, Board, Events, Watch
+from consumers.events import Events
+from consumers.live import Activity, Board, Watch
 from consumers.pages import PageServer
 from consumers.scanner import Scanner
 from environment import Environment, host_names, host_or_address, matching, whole

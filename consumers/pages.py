@@ -14,10 +14,9 @@ from pathlib import Path
 import redis
 
 import journal
-from consumers import live
 from consumers.api import Api, BadRequest
 from consumers.content import CONTENT_TYPES, Content, accepts_gzip
-from consumers.live import Events, Listener
+from consumers.events import MAX_LISTENERS, Events, Listener
 from consumers.market_cache import NoData
 from http_server import JsonHandler, JsonServer
 
@@ -100,7 +99,7 @@ class _Handler(JsonHandler):
         """Send events until the client goes or falls too far behind."""
         with self.server.events.listener() as listener:
             if listener is None:
-                self.send_json(503, {"error": f"more than {live.MAX_LISTENERS} listen already"})
+                self.send_json(503, {"error": f"more than {MAX_LISTENERS} listen already"})
                 return
             self.close_connection = True  # the body has no length, so its end must close it
             self.send_response(200)

@@ -21,7 +21,8 @@ import redis
 
 from consumers import live, pages
 from consumers.dashboard import Dashboard
-from consumers.live import Activity, Board, Events, Watch
+from consumers.events import MAX_LISTENERS, MAX_WAITING, MAX_WAITING_BYTES, Events
+from consumers.live import Activity, Board, Watch
 from consumers.market_cache import ALIVE_KEY, MarketCache, now_ms, ohlcv_key
 from consumers.program import Connection
 from consumers.ta_service import SIGNALS_CHANNEL, Summary, TaService, indicators_key
@@ -678,7 +679,7 @@ class TestEvents:
     def test_too_many_are_refused_and_those_who_go_make_room(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(live, "MAX_LISTENERS", 2)
+        monkeypatch.setattr("consumers.events.MAX_LISTENERS", 2)
         monkeypatch.setattr(pages, "HEARTBEAT_S", 0.1)
         server = serve()
         streams = [EventStream(server) for _ in range(2)]
@@ -696,7 +697,7 @@ class TestEvents:
         events = Events()
         with events.listener() as slow, events.listener() as quick:
             assert slow and quick
-            for number in range(live.MAX_WAITING + 1):
+            for number in range(MAX_WAITING + 1):
                 events.publish("log", number)
                 quick.get_nowait()
             assert slow.dropped and not quick.dropped
@@ -706,10 +707,10 @@ class TestEvents:
         with events.listener() as slow, events.listener() as quick:
             assert slow and quick
             for _ in range(2):  # each larger than the bound; one may wait
-                events.publish("log", "x" * live.MAX_WAITING_BYTES)
+                events.publish("log", "x" * MAX_WAITING_BYTES)
                 quick.get_nowait()
             assert slow.dropped and not quick.dropped and quick.waiting_bytes == 0
-        assert live.MAX_WAITING_BYTES * live.MAX_LISTENERS <= 16_000_000
+        assert MAX_WAITING_BYTES * MAX_LISTENERS <= 16_000_000
 
     def test_a_stop_cuts_everybody_off(self, redis_server: RedisServer) -> None:
         with dashboard_on(redis_server.url) as server:
