@@ -77,7 +77,7 @@ def test_to_code_that_works_and_back(everything: Unit, pull: Pull) -> None:
     [
         ("lease.py", LEASE_FAILS, f"restart {UNIT}: "),
         ("health.py", NEVER_HEALTHY, "not done within 60 s"),
-        ("consumers/indicators.py", "del ema_ribbon", "restart coinex-consumer@ta_service.service"),
+        ("consumers/indicators.py", "del ema_ribbon", "restart coinex-consumer@dashboard.service"),
         ("consumers/live.py", "Board.run = None", "dashboard has a bug"),
     ],
     ids=["the service ends", "never healthy", "a consumer ends", "a loop of a consumer fails"],
