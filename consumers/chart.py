@@ -14,10 +14,9 @@ from typing import Any
 from consumers import indicators
 from consumers.indicators import Lines
 from consumers.market_cache import Candle, MarketCache, timeframe_ms
-from consumers.ta_service import logged_signals
-from redis_log import Entry, read_log
+from consumers.ta_service import logged_signals, newest_signals
+from redis_log import Entry
 
-MAX_SIGNALS = 1000  # of all series together, the newest
 # By name: the indicator at the last candle, which says why there is none, and at every candle.
 INDICATORS: dict[
     str, tuple[Callable[[Sequence[Candle]], Any], Callable[[Sequence[Candle]], Lines]]
@@ -40,7 +39,7 @@ def chart(cache: MarketCache, symbol: str, timeframe: str, log_key: str) -> dict
     _, reasons = indicators.compute(
         candles, **{name: at_last for name, (at_last, _) in INDICATORS.items()}
     )
-    entries = read_log(cache.client, MAX_SIGNALS, "signal", key=log_key)
+    entries = newest_signals(cache.client, log_key)
     return {
         "symbol": symbol,
         "timeframe": timeframe,

@@ -42,7 +42,7 @@ from consumers.ta_service import indicators_key
 from consumers.trouble import NOT_ASKED, Trouble, trouble
 from environment import is_loopback
 from journal import short
-from redis_log import RARE_TYPES, follow_log, log_extent, read_log, redact
+from redis_log import RARE_TYPES, follow_log, log_extent, redact
 
 CONSUMERS = ("scanner", "ta-service", "trader-bot", "dashboard")  # shown even if never seen
 MINUTE_MS, CHARTED_MINUTES = 60_000, 30  # the chart of messages a minute
@@ -50,7 +50,6 @@ WATCH_EVERY_S = 2.0
 HEALTH_TIMEOUT_S = 2.0  # the service answers from memory, so a slower answer is trouble
 DEAD_AFTER_S = 3 * ALIVE_EVERY_S  # a consumer may be busy and give one sign of life late
 LOGS = (None, *RARE_TYPES)  # the message log, and the rare types with streams of their own
-READ_SIGNALS = 1000  # of all coins together, the newest
 RETRY_S = 1.0  # after a failure of Redis, or a bug
 
 OnTurn = Callable[[str], None]  # called by a loop at each turn, with what is wrong with it
@@ -148,7 +147,7 @@ class Board:
     def _read_signals(self) -> None:
         # A user without the right to read them has all the rest; Watch says that it is refused.
         with suppress(redis.ResponseError):
-            entries = read_log(self._cache.client, READ_SIGNALS, "signal", key=self._log_key)
+            entries = ta_service.newest_signals(self._cache.client, self._log_key)
             newest = {
                 said.symbol: said._asdict() | {"timestamp": said_ms}
                 for said, said_ms in ta_service.logged_signals(reversed(entries))

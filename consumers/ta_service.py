@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import redis
+
 import journal
 from consumers import indicators, program
 from consumers.market_cache import (
@@ -31,12 +33,13 @@ from consumers.market_cache import (
     timeframe_ms,
 )
 from environment import Environment
-from redis_log import Batch, Entry
+from redis_log import Batch, Entry, read_log
 
 SIGNALS_CHANNEL = "ta:signals"
 SIGNALS = tuple(
     f"{what}_{way}" for what in ("ribbon", "squeeze", "stoch_rsi") for way in ("up", "down")
 )
+MAX_SIGNALS = 1000  # read back from the message log, of all series together
 STATE_TTL_S = 7 * 86_400.0  # an older state is nothing to compare with
 
 
@@ -100,6 +103,14 @@ def parse_summary(text: str) -> Summary:
     if str(summary) != text or not math.isfinite(summary.price):
         raise ValueError(f"not a price: {price!r}")
     return summary
+
+
+def newest_signals(client: redis.Redis, log_key: str) -> list[Entry]:
+    """The last signals of all series in the message log, newest first.
+
+    Raises redis.RedisError.
+    """
+    return read_log(client, MAX_SIGNALS, "signal", key=log_key)
 
 
 def logged_signals(entries: Iterable[Entry]) -> Iterator[tuple[Summary, int]]:
